@@ -1,0 +1,336 @@
+"""Every knob on one page: a dataclass per Hydra group, with its range and its meaning beside it.
+
+Units are in the names: `_steps` are agent decisions summed over all environments, `_updates` gradient updates,
+`_episodes` finished episodes. Ranges are checked by `check_ranges`, rules between groups by `validate.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from dqn_cli.errors import ConfigError
+
+
+class Loss(StrEnum):
+    """Error per transition; both are half the square near 0."""
+
+    mse = "mse"
+    huber = "huber"
+
+
+class Logger(StrEnum):
+    """Where scalars go beside the CSV files."""
+
+    tensorboard = "tensorboard"
+    csv = "csv"
+
+
+class Activation(StrEnum):
+    """Between the layers of an MLP."""
+
+    relu = "relu"
+    tanh = "tanh"
+    elu = "elu"
+    silu = "silu"
+    gelu = "gelu"
+
+
+class TargetUnit(StrEnum):
+    """What `target_every` counts."""
+
+    steps = "steps"
+    updates = "updates"
+    episodes = "episodes"
+
+
+class ActWith(StrEnum):
+    """The network that chooses actions."""
+
+    online = "online"
+    target = "target"
+
+
+class EpsilonSchedule(StrEnum):
+    """How epsilon goes from begin to end."""
+
+    linear = "linear"
+    exponential = "exponential"
+    constant = "constant"
+
+
+class LrSchedule(StrEnum):
+    """How the learning rate changes over the run."""
+
+    constant = "constant"
+    linear = "linear"
+
+
+def knob(default: Any, text: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None) -> Any:
+    """A setting: its default (`MISSING` for none), what it means, and its range."""
+    meta = {"text": text, "ge": ge, "gt": gt, "le": le}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+@dataclass(kw_only=True)
+class EnvConfig:
+    """An environment of Gymnasium's registry."""
+
+    id: str = knob(MISSING, "Gymnasium id")
+    module: str | None = knob(None, "Python module to import first, one that registers the id")
+    kwargs: dict[str, Any] = knob({}, "arguments of the environment's constructor")
+    time_limit_steps: int | None = knob(None, "truncate episodes after this many steps; null: as registered", ge=1)
+    frame_stack: int = knob(1, "consecutive frames in one observation", ge=1, le=64)
+
+
+@dataclass(kw_only=True)
+class NetworkConfig:
+    """What maps an observation to one value per action."""
+
+    name: str = MISSING
+
+
+@dataclass(kw_only=True)
+class MlpConfig(NetworkConfig):
+    """Fully connected layers, linear outputs."""
+
+    name: str = "mlp"
+    hidden: list[int] = knob([256, 256], "units of each hidden layer", ge=1, le=65536)
+    activation: Activation = knob(Activation.relu, "between layers")
+
+
+@dataclass(kw_only=True)
+class TableConfig(NetworkConfig):
+    """A look-up table: one entry per state and action, for environments with discrete observations."""
+
+    name: str = "table"
+    initial_q: float = knob(0.0, "value of every entry at the start", ge=-1e9, le=1e9)
+
+
+@dataclass(kw_only=True)
+class VariantConfig:
+    """Which network selects the next action and which evaluates it."""
+
+    name: str = MISSING
+
+
+@dataclass(kw_only=True)
+class VdqnConfig(VariantConfig):
+    """V-DQN: the network that learns gives its own targets (Mnih et al. 2013)."""
+
+    name: str = "vdqn"
+
+
+@dataclass(kw_only=True)
+class QlearningConfig(VariantConfig):
+    """Tabular Q-learning (Watkins 1989): V-DQN's rule on a table, each transition learnt once."""
+
+    name: str = "qlearning"
+
+
+@dataclass(kw_only=True)
+class TdqnConfig(VariantConfig):
+    """T-DQN: a fixed target network selects and evaluates (Mnih et al. 2015)."""
+
+    name: str = "tdqn"
+    target_every: int = knob(500, "the target network is updated every so many target_unit", ge=1)
+    target_unit: TargetUnit = knob(TargetUnit.steps, "what target_every counts")
+    tau: float = knob(1.0, "target <- tau online + (1 - tau) target; 1: a copy", gt=0, le=1)
+    act_with: ActWith = knob(ActWith.online, "the network that acts, in training and evaluation")
+
+
+@dataclass(kw_only=True)
+class DdqnConfig(TdqnConfig):
+    """DDQN: the online network selects, the target network evaluates (van Hasselt et al. 2016)."""
+
+    name: str = "ddqn"
+
+
+@dataclass(kw_only=True)
+class ReplayConfig:
+    """Which transitions are learnt from."""
+
+    name: str = MISSING
+    n_step: int = knob(1, "steps of reward before the bootstrap", ge=1, le=1000)
+
+
+@dataclass(kw_only=True)
+class UniformConfig(ReplayConfig):
+    """Experience replay, uniform with replacement (Lin 1992, Mnih et al. 2013)."""
+
+    name: str = "uniform"
+    capacity: int = knob(100_000, "transitions kept", ge=1)
+    batch_size: int = knob(64, "transitions per update", ge=1, le=1_000_000)
+
+
+@dataclass(kw_only=True)
+class OnlineConfig(ReplayConfig):
+    """No replay: each transition is learnt once, right after it is stored."""
+
+    name: str = "online"
+
+
+@dataclass(kw_only=True)
+class ExplorationConfig:
+    """How actions deviate from the greedy one."""
+
+    name: str = MISSING
+
+
+@dataclass(kw_only=True)
+class EpsilonConfig(ExplorationConfig):
+    """Epsilon-greedy: with probability epsilon a random action, one coin per environment."""
+
+    name: str = "epsilon"
+    schedule: EpsilonSchedule = knob(EpsilonSchedule.linear, "from begin to end; constant: end throughout")
+    begin: float = knob(1.0, "epsilon at step 0", ge=0, le=1)
+    end: float = knob(0.05, "epsilon from over_steps on", ge=0, le=1)
+    over_steps: int = knob(10_000, "steps from begin to end", ge=1)
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """How gradients change the weights."""
+
+    name: str = MISSING
+    lr: float = knob(1e-3, "learning rate", gt=0, le=10)
+    lr_schedule: LrSchedule = knob(LrSchedule.constant, "linear: from lr at step 0 to lr_end at total_steps")
+    lr_end: float = knob(0.0, "learning rate at the end of lr_schedule=linear", ge=0, le=10)
+    max_grad_norm: float | None = knob(None, "rescale gradients whose norm is larger; null: never", gt=0)
+
+
+@dataclass(kw_only=True)
+class AdamConfig(OptimizerConfig):
+    """Adam (Kingma & Ba 2015)."""
+
+    name: str = "adam"
+    eps: float = knob(1e-8, "added to the root", gt=0, le=1)
+
+
+@dataclass(kw_only=True)
+class RmspropConfig(OptimizerConfig):
+    """RMSProp as PyTorch has it: epsilon outside the root."""
+
+    name: str = "rmsprop"
+    decay: float = knob(0.95, "of the squared gradient's average", ge=0, le=1)
+    eps: float = knob(1e-5, "added to the root", gt=0, le=1)
+    centered: bool = knob(False, "subtract the squared average gradient")
+
+
+@dataclass(kw_only=True)
+class RmspropNatureConfig(OptimizerConfig):
+    """RMSProp of Mnih et al. 2015: centred, epsilon inside the root."""
+
+    name: str = "rmsprop_nature"
+    decay: float = knob(0.95, "of both averages", ge=0, le=1)
+    eps: float = knob(0.01, "added inside the root", gt=0, le=1)
+
+
+@dataclass(kw_only=True)
+class SgdConfig(OptimizerConfig):
+    """Stochastic gradient descent."""
+
+    name: str = "sgd"
+    momentum: float = knob(0.0, "of the update", ge=0, le=1)
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """How long, and what happens periodically."""
+
+    total_steps: int = knob(50_000, "length of the run", ge=1)
+    learning_starts_steps: int = knob(1_000, "no update before this many steps", ge=0)
+    update_every_steps: int = knob(1, "steps between update rounds", ge=1)
+    updates_per_round: int = knob(1, "updates in a round", ge=1)
+    eval_every_steps: int | None = knob(5_000, "steps between evaluations; null: only at the end", ge=1)
+    eval_episodes: int = knob(20, "greedy episodes of an evaluation", ge=1)
+    log_every_steps: int = knob(500, "steps between rows of metrics.csv", ge=1)
+    checkpoint_every_steps: int | None = knob(10_000, "steps between checkpoints; null: best and final only", ge=1)
+    keep_checkpoints: int = knob(2, "periodic checkpoints kept", ge=1)
+    stop_at_return: float | None = knob(None, "end the run when an evaluation reaches this mean return")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """A training run."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    variant: VariantConfig = field(default_factory=VariantConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    loss: Loss = knob(Loss.huber, "error per transition")
+    logger: Logger = knob(Logger.tensorboard, "where scalars go beside the CSV files")
+    seed: int = knob(0, "of all randomness", ge=0, le=2**63 - 1)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    threads: str = knob("auto", "CPU threads of torch, auto or a number")
+    discount: float = knob(0.99, "gamma", ge=0, le=1)
+    reward_clip: float | None = knob(None, "learn from rewards clipped to [-c, c]; scores stay raw", gt=0)
+    num_envs: int = knob(1, "parallel environments", ge=1, le=65_536)
+    init_from: str | None = knob(None, "run or checkpoint whose weights to begin with")
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """An evaluation of a checkpoint (`dqn-eval`)."""
+
+    checkpoint: str = knob(MISSING, "run folder or checkpoint folder")
+    select: str = knob("best", "best, last, final or a step; of a run folder")
+    episodes: int = knob(100, "episodes to play", ge=1)
+    seed: int = knob(0, "of the episodes", ge=0, le=2**63 - 1)
+    epsilon: float = knob(0.0, "probability of a random action", ge=0, le=1)
+    num_envs: int = knob(8, "episodes played side by side", ge=1, le=65_536)
+    render: str | None = knob(None, "human: watch in a window")
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    threads: str = knob("auto", "CPU threads of torch, auto or a number")
+    out: str | None = knob(None, "folder for eval.json and episodes.csv; null: below the run folder")
+
+
+# the choices of every group, by the name that stands on the command line and in `name`
+CHOICES: dict[str, dict[str, type]] = {
+    "network": {"mlp": MlpConfig, "table": TableConfig},
+    "variant": {"vdqn": VdqnConfig, "tdqn": TdqnConfig, "ddqn": DdqnConfig, "qlearning": QlearningConfig},
+    "replay": {"uniform": UniformConfig, "online": OnlineConfig},
+    "exploration": {"epsilon": EpsilonConfig},
+    "optimizer": {
+        "adam": AdamConfig,
+        "rmsprop": RmspropConfig,
+        "rmsprop_nature": RmspropNatureConfig,
+        "sgd": SgdConfig,
+    },
+}
+
+
+def check_ranges(config: Any, prefix: str = "") -> None:
+    """Raise `ConfigError` at the first value outside its range; NaN lies outside every range."""
+    for f in fields(config):
+        value, name = getattr(config, f.name), prefix + f.name
+        if is_dataclass(value):
+            check_ranges(value, name + ".")
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool) or not isinstance(item, (int, float)):
+                continue
+            ge, gt, le = (f.metadata.get(bound) for bound in ("ge", "gt", "le"))
+            inside = (
+                item == item
+                and abs(item) != float("inf")
+                and (ge is None or item >= ge)
+                and (gt is None or item > gt)
+                and (le is None or item <= le)
+            )
+            if not inside:
+                low = f"{'[' if gt is None else '('}{_plain(gt if ge is None else ge, '-inf')}"
+                high = f"{_plain(le, 'inf')}{']' if le is not None else ')'}"
+                raise ConfigError(f"{name}={item} is not in {low}, {high}")
+
+
+def _plain(bound: float | None, otherwise: str) -> str:
+    return otherwise if bound is None else f"{bound:g}" if isinstance(bound, float) else str(bound)

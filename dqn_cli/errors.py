@@ -1,0 +1,41 @@
+"""What a user can cause, one class per exit code. Everything else that escapes is our bug (exit code 1)."""
+
+
+class UserError(Exception):
+    """A mistake or mishap that is not our bug: shown as one line (what is wrong, the value, what to do)."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """Configuration or usage: an unknown, ill-typed, out-of-range or dead setting, a missing extra."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or run folder that cannot be used."""
+
+    exit_code = 3
+
+
+class EnvironmentFault(UserError):
+    """An environment that raises, or returns what its spaces do not allow."""
+
+    exit_code = 4
+
+
+class NumericalError(UserError):
+    """NaN or infinity in rewards, losses or parameters."""
+
+    exit_code = 5
+
+
+class StorageError(UserError):
+    """A folder that cannot be written, a full disk."""
+
+    exit_code = 6
+
+
+class Interrupted(UserError):
+    """Ctrl-C, after everything worth keeping was saved."""
+
+    exit_code = 130

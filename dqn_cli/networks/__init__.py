@@ -1,0 +1,1 @@
+"""From an observation to one value per action."""

@@ -1,0 +1,1 @@
+"""Transitions: stored once, sampled as stacks."""
