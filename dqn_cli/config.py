@@ -288,6 +288,7 @@ class EvalConfig:
     epsilon: float = knob(0.0, "probability of a random action", ge=0, le=1)
     num_envs: int = knob(8, "episodes played side by side", ge=1, le=65_536)
     render: str | None = knob(None, "human: watch in a window")
+    module: str | None = knob(None, "Python module that registers the environment; never imported unless written here")
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
     threads: str = knob("auto", "CPU threads of torch, auto or a number")
     out: str | None = knob(None, "folder for eval.json and episodes.csv; null: below the run folder")

@@ -1,5 +1,9 @@
 """What a user can cause, one class per exit code. Everything else that escapes is our bug (exit code 1)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """A mistake or mishap that is not our bug: shown as one line (what is wrong, the value, what to do)."""
@@ -39,3 +43,13 @@ class Interrupted(UserError):
     """Ctrl-C, after everything worth keeping was saved."""
 
     exit_code = 130
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` while `path` is written into a `StorageError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error} (errno {error.errno})"
+        raise StorageError(f"cannot write {path}: {reason}; make room or choose another folder") from error

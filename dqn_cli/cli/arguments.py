@@ -1,0 +1,155 @@
+"""The command line before Hydra reads it: friendlier to write, and refused in one line where it is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from dqn_cli.cli.paths import choices
+from dqn_cli.config import CHOICES
+from dqn_cli.errors import ConfigError
+from dqn_cli.validate import SECTIONS, SETTINGS, check_key, suggestion
+
+GROUPS = ("env", *CHOICES, "family", "experiment")
+PATHS = ("init_from", "checkpoint")
+OWN_FLAGS = ("--list",)
+_POWER_OF_TEN = re.compile(r"(?<![\w.])\d+(?:\.\d+)?[eE]\+?\d+(?![\w.])")
+
+
+def clean(argv: Sequence[str]) -> list[str]:
+    """What Hydra understands of what a user writes: `1e6` for whole numbers, `+key`, new arguments, paths with `=`."""
+    return [arg if arg.startswith(("-", "~")) else _clean_override(arg) for arg in argv]
+
+
+def _clean_override(arg: str) -> str:
+    key, eq, value = arg.partition("=")
+    if not eq or key.lstrip("+").startswith("hydra"):
+        return arg
+    key = key.lstrip("+")  # there is nothing to append to: every setting exists, with its default
+    if key.startswith("env.kwargs."):
+        return f"++{key}={_whole(value)}"
+    if key in PATHS and (path := Path(value).expanduser()).exists():
+        escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+        return f'{key}="{escaped}"'
+    return f"{key}={_whole(value)}"
+
+
+def _whole(value: str) -> str:
+    def digits(match: re.Match[str]) -> str:
+        number = float(match[0])
+        return str(int(number)) if number.is_integer() else match[0]
+
+    return _POWER_OF_TEN.sub(digits, value)
+
+
+def check(argv: Sequence[str]) -> list[str]:
+    """`argv` with the flags first, the only order in which Hydra takes every mixture.
+
+    Raises `ConfigError` for whatever can be refused without composing.
+    """
+    parser = get_args_parser()
+    parser.allow_abbrev = False
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see dqn-train --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    args, unknown = parser.parse_known_intermixed_args(argv)
+    for flag in unknown:
+        raise _unknown_flag(flag, [name for action in parser._actions for name in action.option_strings])
+    _check_flags(args)
+    if not args.shell_completion:  # what is being completed is not finished
+        sweeping = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
+        for override in parse(args.overrides):
+            _check_override(override, sweeping)
+    return [arg for arg in argv if arg not in args.overrides] + args.overrides
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if args.experimental_rerun:
+        raise ConfigError("--experimental-rerun would unpickle a file; write the settings themselves")
+    modes = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
+    if len(together := [flag for flag, given in modes.items() if given]) > 1:
+        raise ConfigError(f"{' and '.join(together)} cannot be used together; write one of them")
+    if args.resolve and not args.cfg:
+        raise ConfigError("--resolve does nothing without --cfg; write --cfg job --resolve")
+
+
+def _unknown_flag(flag: str, flags: Sequence[str]) -> ConfigError:
+    key = flag.lstrip("-")
+    if "=" in key and (key.partition("=")[0] in (*GROUPS, *SETTINGS)):
+        return ConfigError(f"{flag} is not a flag: settings have no dashes; write {key}")
+    return ConfigError(f"unknown flag {flag}{suggestion(flag, [*flags, *OWN_FLAGS]) or '; see dqn-train --help'}")
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's reading of each `key=value`; `ConfigError` where there is none."""
+    parser = OverridesParser.create()
+    return [_parse_one(parser, text) for text in overrides]
+
+
+def _parse_one(parser: OverridesParser, text: str) -> Override:
+    key, eq, value = text.partition("=")
+    if text.startswith("~"):
+        raise ConfigError(f"{text}: settings cannot be deleted; write {key.lstrip('~')}=... or leave it out")
+    if not eq:
+        near = [f"{group}={name}" for group in GROUPS for name in choices(group) if name.casefold() == key.casefold()]
+        meant = near[:1] or [f"{key}=..."]
+        raise ConfigError(f"{text} is not a setting; write {meant[0]}")
+    if not value:
+        raise ConfigError(f"{text} has no value; write {key}=<value>")
+    try:
+        return parser.parse_overrides([text])[0]
+    except HydraException:
+        quoted = "'" + key + '="..."' + "'"
+        raise ConfigError(f"{text} cannot be read; put a value with special characters in quotes: {quoted}") from None
+
+
+def _check_override(override: Override, sweeping: bool) -> None:
+    text = override.input_line
+    if override.is_sweep_override() and not sweeping:
+        raise ConfigError(f"{text} lists several values; write -m before it to run them all")
+    if override.key_or_group.startswith("hydra"):
+        return
+    for key in keys(override):
+        group, _, leaf = key.partition(".")
+        if key.startswith("env.kwargs.") or key in ("family", "experiment"):
+            continue
+        if leaf == "name" and group in CHOICES:
+            raise ConfigError(f"{key} is not a setting; write {group}=...")
+        if key in SECTIONS and key not in GROUPS:
+            raise ConfigError(f"{text}: {key} is a group of settings; write {key}.<setting>=...")
+        if key not in GROUPS:
+            check_key(key, {})
+        elif isinstance(override.value(), (list, dict)):
+            raise ConfigError(f"{text}: {key} takes one choice; write {key}={' or '.join(choices(key))}")
+
+
+def typed_keys(overrides: Sequence[str]) -> set[str]:
+    """The dotted keys that these overrides set."""
+    return {key for override in parse(overrides) for key in keys(override)}
+
+
+def keys(override: Override) -> list[str]:
+    """The dotted keys that an override sets: several where its value is a dictionary."""
+    key = override.key_or_group
+    if override.package:
+        key = f"{key}@{override.package}"
+    value = override.value() if not override.is_sweep_override() else None
+    return list(_leaves(key, value)) if key in SECTIONS and key not in GROUPS else [key]
+
+
+def _leaves(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(f"{key}.{name}", item)
+    else:
+        yield key

@@ -1,0 +1,163 @@
+"""`dqn-eval`: play episodes with a checkpoint's policy.
+
+Help and usage errors do not wait for torch. Of the checkpoint only data is read: neither its configuration nor its
+environment's name makes this command import a module, unless the user writes that module too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import dqn_cli
+from dqn_cli.config import Config, EvalConfig, check_ranges
+from dqn_cli.errors import CheckpointError, ConfigError, UserError
+
+if TYPE_CHECKING:
+    from dqn_cli.training.checkpoint import Checkpoint
+
+# values that are refused before anything is loaded, and what to write instead
+FORMS = {
+    "select": (r"best|last|final|[0-9]{1,18}", "best, last, final or a step"),
+    "render": (r"human", "human"),
+    "device": (r"auto|cpu|cuda(:[0-9]+)?|mps", "auto, cpu, cuda, cuda:N or mps"),
+    "threads": (r"auto|[1-9][0-9]*", "auto or a number"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run `dqn-eval` with the words after its name; returns the exit code."""
+    try:
+        if {"--help", "-h"} & set(argv):
+            print(usage())
+        elif "--version" in argv:
+            print(f"dqn-eval {dqn_cli.__version__}")
+        else:
+            _evaluate(*parse(argv))
+    except UserError as error:
+        print("dqn-eval: error:", " ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("dqn-eval: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def usage() -> str:
+    """One screen of help."""
+    lines = [
+        "usage: dqn-eval [checkpoint=]FOLDER [key=value ...]",
+        "",
+        "Play episodes with the policy of a checkpoint, or of a run folder's best one, and write eval.json.",
+        "",
+        *(f"  {f'{f.name}={_default(f)}':<20}{f.metadata['text']}" for f in fields(EvalConfig)),
+        "",
+        "  --version           print the version",
+        "",
+        "examples",
+        "  dqn-eval runs/my_run",
+        "  dqn-eval checkpoint=runs/my_run select=final episodes=20 epsilon=0.05 seed=7",
+        "  dqn-eval checkpoint=runs/my_run/checkpoints/best-000030000 render=human episodes=3",
+    ]
+    return "\n".join(lines)
+
+
+def parse(argv: list[str]) -> tuple[EvalConfig, set[str]]:
+    """The settings that `key=value` words stand for, and which of them were typed. Raises `ConfigError`.
+
+    A value is taken as it is, so that paths may hold spaces, `=` and `${}`. The first word may be just the folder.
+    """
+    hints = get_type_hints(EvalConfig)
+    given: dict[str, Any] = {}
+    for position, word in enumerate(argv):
+        key, equals, text = word.partition("=")
+        if position == 0 and key not in hints and Path(word).exists():
+            key, text = "checkpoint", word
+        elif word.startswith("-"):
+            raise ConfigError(f"unknown option {word}; settings are written key=value, see dqn-eval --help")
+        elif not equals:
+            raise ConfigError(f"{word!r} is not understood; write key=value, and the folder as checkpoint={word}")
+        elif key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(hints)}"
+            raise ConfigError(f"unknown key {key!r}; {remedy}")
+        if key in given:
+            raise ConfigError(f"{key} is given twice, {given[key]} and {text}; write one of them")
+        given[key] = _value(key, text, hints[key])
+    if "checkpoint" not in given:
+        raise ConfigError("checkpoint= is missing; write checkpoint=<run folder or checkpoint folder>")
+    settings = EvalConfig(**given)
+    check_ranges(settings)
+    if settings.render and settings.num_envs != 1 and "num_envs" in given:
+        raise ConfigError(f"num_envs={settings.num_envs} would do nothing: render=human shows one; remove it")
+    return settings, set(given)
+
+
+def _value(key: str, text: str, hint: Any) -> Any:
+    """Text as what the setting takes; null where that is possible."""
+    if text == "null" and hint == str | None:
+        return None
+    if not text:
+        raise ConfigError(f"{key}= has no value; write one, or leave it out")
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            kind = "an integer" if hint is int else "a number"
+            raise ConfigError(f"{key}={text} is not {kind}") from None
+    if key in FORMS and not re.fullmatch(FORMS[key][0], text):
+        raise ConfigError(f"{key}={text} is not possible; write {FORMS[key][1]}")
+    return text
+
+
+def _default(f: Field[Any]) -> str:
+    if f.name == "checkpoint":
+        return "FOLDER"
+    return "null" if f.default is None else f"{f.default:g}" if isinstance(f.default, float) else str(f.default)
+
+
+def trusted_config(checkpoint: Checkpoint, folder: Path, module: str | None) -> Config:
+    """The run's configuration, valid, and with no module in it but the one that the user wrote.
+
+    Raises `CheckpointError` where it is not valid, `ConfigError` where a module has to be written.
+    """
+    from dqn_cli.validate import typed
+
+    try:
+        config = typed(checkpoint.config)
+        check_ranges(config)
+    except Exception as error:  # data that nobody vouches for may break a parser in any way
+        raise CheckpointError(f"{folder}/config.json: not a run's configuration: {error}") from error
+    if ":" in config.env.id:
+        raise CheckpointError(f"{folder}/config.json: env.id={config.env.id} would import a module; it is not loaded")
+    if config.env.module is not None and module is None:
+        raise ConfigError(
+            f"the environment comes from the module {config.env.module!r}; "
+            f"if you trust it, write module={config.env.module}"
+        )
+    config.env.module = module
+    return config
+
+
+def _evaluate(settings: EvalConfig, given: set[str]) -> None:
+    """Find, read, play, print, write."""
+    from dqn_cli.build import evaluate_checkpoint
+    from dqn_cli.cli.eval_report import facts, result_folder, table, write_files
+    from dqn_cli.training import checkpoint as checkpoints
+
+    path = Path(settings.checkpoint)
+    folder = checkpoints.find(path, settings.select)
+    if folder == path and "select" in given:
+        raise ConfigError(f"select={settings.select} would do nothing, {path} is a checkpoint already; remove it")
+    checkpoint = checkpoints.read(folder, optimizer=False)
+    config = trusted_config(checkpoint, folder, settings.module)
+    out = result_folder(folder, settings)
+    result = evaluate_checkpoint(checkpoint, config, settings)
+    content = facts(folder, checkpoint.step, config.env.id, settings, result)
+    write_files(out, content, result)
+    no_best = folder != path and settings.select == "best" and not folder.name.startswith("best-")
+    print(table(content, result, folder, " (the run has no best one)" if no_best else "", out))

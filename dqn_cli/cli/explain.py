@@ -1,0 +1,47 @@
+"""Hydra's many lines about a composition that failed, as one line of ours."""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import MissingConfigException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from dqn_cli.config import CHOICES
+from dqn_cli.errors import ConfigError
+from dqn_cli.validate import check_key, suggestion, wrong_value
+
+
+def explain(error: Exception) -> ConfigError:
+    """What is wrong, in one line."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _unknown_choice(error)
+    text = str(error).splitlines()
+    cause = error.__cause__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+        return _key(cause, text)
+    if isinstance(cause, OmegaConfBaseException):
+        match = re.match(r"Error merging override (?:\+*)([^=]+)=", text[0])
+        return wrong_value(cause, match[1] if match else cause.full_key or text[0])
+    return ConfigError(" ".join(line.strip() for line in text[:2] if line.strip()) or type(error).__name__)
+
+
+def _unknown_choice(error: MissingConfigException) -> ConfigError:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    if not group:
+        return ConfigError(f"--config-name {name} is not in the search path; see dqn-train --info searchpath")
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        return ConfigError(f"{group}={name} is not installed; write pip install hydra-{name}-{group.partition('/')[2]}")
+    options = list(error.options or [])
+    plural = f"dqn-train --list {group}s" if group != "env" else "dqn-train --list envs"
+    return ConfigError(f"unknown {group} {name}{suggestion(name, options)}; list them with {plural}")
+
+
+def _key(cause: OmegaConfBaseException, text: list[str]) -> ConfigError:
+    key = str(cause.full_key)
+    owner = {cls: {group: name} for group, choices in CHOICES.items() for name, cls in choices.items()}
+    try:
+        check_key(key, owner.get(cause.object_type, {}))  # type: ignore[call-overload]
+    except ConfigError as known:
+        return known
+    return ConfigError(" ".join(line.strip() for line in text[:2]))

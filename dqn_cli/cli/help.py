@@ -1,0 +1,85 @@
+"""Help that fits on a screen, and lists: computed from the dataclasses and the Hydra tree, without importing Hydra."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, Field
+from enum import Enum
+from typing import Any
+
+import dqn_cli
+from dqn_cli.cli.paths import choices, conf_dir
+from dqn_cli.config import CHOICES, Activation, ActWith, EpsilonSchedule, Logger, Loss, LrSchedule, TargetUnit
+from dqn_cli.errors import ConfigError
+from dqn_cli.validate import SETTINGS, check_key, suggestion
+
+GROUPS = ("env", "variant", "network", "replay", "exploration", "optimizer", "experiment")
+LISTS = {f"{group}s": group for group in GROUPS} | {"settings": ""}
+ENUMS = (Activation, ActWith, EpsilonSchedule, Logger, Loss, LrSchedule, TargetUnit)
+
+OVERVIEW = """\
+usage: dqn-train [-m] [KEY=VALUE ...]
+  dqn-train env=CartPole variant=ddqn
+  dqn-train env=Taxi variant=qlearning seed=1
+  dqn-train -m variant=tdqn,ddqn seed=0,1,2     (a sweep)
+
+{groups}
+
+-m, --multirun    run every combination of a,b,c
+--list WHAT       {lists}
+--help KEY        a setting, or a group such as run
+--cfg job         print the configuration and stop
+--info defaults   print the files that it is made of
+-sc install=bash  completion: eval "$(dqn-train -sc install=bash)"
+--version         print the version"""
+
+
+def version(program: str) -> str:
+    """Program and version."""
+    return f"{program} {dqn_cli.__version__}"
+
+
+def overview(columns: int | None = None) -> str:
+    """The help: what can be written, on one screen."""
+    columns = columns or shutil.get_terminal_size().columns
+    common = "run.total_steps optimizer.lr discount seed device num_envs"
+    groups = [_hanging(f"{group}=", " ".join(choices(group)), columns, 12) for group in GROUPS if group != "exploration"]
+    groups.append(_hanging("settings", f"{common} ... ({len(SETTINGS)} in all: --list settings)", columns, 12))
+    lists = textwrap.indent(textwrap.fill(", ".join(LISTS), columns - 18), " " * 18).lstrip()
+    return OVERVIEW.format(groups="\n".join(groups), lists=lists)
+
+
+def listing(what: str) -> str:
+    """The choices of a group, or all settings; `ConfigError` for anything else."""
+    if what not in LISTS:
+        raise ConfigError(f"--list {what} is not a list{suggestion(what, LISTS)}; write one of {', '.join(LISTS)}")
+    if what == "settings":
+        note = "An environment brings its own values for many of these: dqn-train --cfg job env=... shows them."
+        return "\n".join([*_settings(SETTINGS), "", note])
+    group, columns = LISTS[what], shutil.get_terminal_size().columns
+    width = 2 + max(map(len, choices(group)))
+    return "\n".join(_hanging(name, _about(group, name), columns, width) for name in choices(group))
+
+
+def setting(topic: str) -> str:
+    """What a setting means, or all settings of a group; `ConfigError` where there is no such thing."""
+    chosen = [key for key in SETTINGS if key == topic or key.startswith(f"{topic}.")]
+    lists = [f"{topic}={name}" for name in choices(topic)] if topic in (*GROUPS, "family") else []
+    if not chosen and not lists:
+        check_key(topic, {})
+    head = [_hanging(f"{topic}=", " ".join(choices(topic)), shutil.get_terminal_size().columns, 12)] if lists else []
+    return "\n".join([*head, *_settings(chosen)])
+
+
+def _settings(keys: Iterator[str] | Any) -> Iterator[str]:
+    columns = shutil.get_terminal_size().columns
+    for key in keys:
+        by_meaning: dict[tuple[str, str], list[str]] = {}
+        for choice, f in SETTINGS[key].items():
+            by_meaning.setdefault((_values(f), f.metadata["text"]), []).append(choice)
+        for (values, text), owners in by_meaning.items():
+            of_all = set(owners) == {""} or set(owners) == set(CHOICES[key.partition(".")[0]])
+            yield _hanging(key, f"{values}  {text}{'' if of_all else f' ({', '.join(owners)})'}", columns, 30)

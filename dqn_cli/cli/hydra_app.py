@@ -1,0 +1,108 @@
+"""dqn-train as a Hydra application, with one line instead of its tracebacks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dqn_cli.cli import sweep
+from dqn_cli.cli.arguments import check, clean
+from dqn_cli.cli.explain import explain
+from dqn_cli.cli.job import Escaped, load, task
+from dqn_cli.cli.paths import CLAIM, conf_dir, env_folder, job_folder
+from dqn_cli.config import CHOICES, Config
+from dqn_cli.errors import ConfigError, Interrupted, StorageError
+
+
+def register() -> None:
+    """Tell Hydra the dataclasses, as `schema/...`, and how folders are named."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config)
+    for group, choices in CHOICES.items():
+        for name, cls in choices.items():
+            store.store(group=f"schema/{group}", name=name, node=cls)
+    OmegaConf.register_new_resolver("env_folder", env_folder, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+class Checks(Callback):  # type: ignore[misc]
+    """Refuses what cannot run before Hydra makes a folder for it."""
+
+    sweep_dir: ClassVar[Path | None] = None
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """A single run: every check."""
+        try:
+            load(config, list(config.hydra.overrides.task))
+        except Exception as error:
+            raise Escaped(error) from error
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """A sweep: remember its folder, which the table at its end needs, also when a job failed."""
+        folder = Checks.sweep_dir = Path(config.hydra.sweep.dir)
+        if any(folder.rglob(CLAIM)):
+            Checks.sweep_dir = None
+            raise Escaped(ConfigError(f"hydra.sweep.dir={folder} already holds runs; write another folder"))
+
+
+def launch(argv: Sequence[str]) -> int:
+    """Run `dqn-train` with these arguments; the exit code of a sweep, else 0. Raises the user errors of a single run."""
+    arguments = check(clean(argv))
+    register()
+    app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
+    Checks.sweep_dir = None
+    try:
+        with _as_hydra_expects([sys.argv[0], *arguments]):
+            app()
+    except KeyboardInterrupt:
+        _end_of_sweep()
+        raise Interrupted("stopped by Ctrl-C") from None
+    except Escaped as escaped:
+        raise escaped.error from escaped.__cause__
+    except Exception as error:
+        failed = _end_of_sweep()
+        if failed:  # a sweeper that stops at a job's failure, which the table has told
+            return 1
+        raise _told(error) from error
+    return 1 if _end_of_sweep() else 0
+
+
+def _end_of_sweep() -> int:
+    """The table of what has run; how many jobs are not done."""
+    folder = Checks.sweep_dir
+    return sweep.finish(folder) if folder is not None and folder.is_dir() else 0
+
+
+def _told(error: Exception) -> Exception:
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return explain(error)
+    if isinstance(error, OSError):
+        return StorageError(f"{error.filename}: {error.strerror}; write another folder as hydra.run.dir")
+    return error
+
+
+@contextmanager
+def _as_hydra_expects(argv: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv, and raises its errors, instead of printing them, where HYDRA_FULL_ERROR is set."""
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = argv
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full

@@ -1,0 +1,104 @@
+"""One training run as Hydra's task: from the composed configuration to the metric."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dqn_cli.cli import sweep
+from dqn_cli.cli.arguments import typed_keys
+from dqn_cli.cli.paths import claim
+from dqn_cli.cli.preflight import preflight
+from dqn_cli.config import Config
+from dqn_cli.errors import ConfigError, Interrupted, UserError
+from dqn_cli.validate import typed, wrong_value
+
+
+class Escaped(BaseException):
+    """Carries an error past Hydra, which swallows those of callbacks and announces those of jobs in its own words."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def load(composed: DictConfig, overrides: list[str]) -> tuple[Config, list[str]]:
+    """The configuration that Hydra composed, checked to the last rule, and the notices. Raises user errors."""
+    try:
+        data = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise wrong_value(error, error.full_key or "configuration") from None
+    config = typed({str(key): value for key, value in cast(dict[str, Any], data).items() if key != "hydra"})
+    _, notices = preflight(config, typed_keys(overrides))
+    return config, notices
+
+
+def train(composed: DictConfig, overrides: list[str], folder: Path) -> float | None:
+    """Check, train in `folder`, print the end of it; the metric."""
+    config, notices = load(composed, overrides)
+    for notice in notices:
+        print(f"note: {notice}")
+    from dqn_cli.build import train_run  # torch is imported here: after every check that can do without
+
+    summary = train_run(config, run_dir=folder, overrides=overrides, command=["dqn-train", *overrides])
+    print(*summary.lines(), sep="\n")
+    return summary.metric
+
+
+def task(composed: DictConfig) -> float | None:
+    """What Hydra calls, once or for every job of a sweep."""
+    hydra = HydraConfig.get()
+    folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+    if hydra.mode == RunMode.MULTIRUN:
+        return _sweep_job(composed, overrides, folder, hydra)
+    try:
+        claim(folder)
+        return train(composed, overrides, folder)
+    except Exception as error:
+        raise Escaped(told(error, folder)) from error
+
+
+def _sweep_job(composed: DictConfig, overrides: list[str], folder: Path, hydra: Any) -> float | None:
+    try:
+        claim(folder)
+    except ConfigError:  # another job of this sweep has the same settings: both may run
+        folder = folder.with_name(f"{folder.name}-{hydra.job.num}")
+        claim(folder)
+    result = {"job": hydra.job.num, "overrides": overrides, "metric": None, "error": None, "exit_code": None}
+    print(f"job {hydra.job.num}: {' '.join(overrides)} -> {folder}")
+    sweep.record(folder, **result | {"status": "running"})
+    try:
+        metric = train(composed, overrides, folder)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        sweep.record(folder, **result | {"status": "interrupted", "error": str(stop) or None, "exit_code": 130})
+        raise KeyboardInterrupt from stop
+    except Exception as error:
+        failure = told(error, folder)
+        sweep.record(folder, **result | {"status": "failed", "error": str(failure), "exit_code": failure.exit_code})
+        print(f"job {hydra.job.num} failed: {failure}")
+        if hydra.sweeper._target_.endswith(".BasicSweeper"):  # it would stop at the first failure, and use no result
+            return None
+        raise failure from error
+    sweep.record(folder, **result | {"status": "done", "metric": metric, "exit_code": 0})
+    return metric
+
+
+class Bug(UserError):
+    """Something that no user can cause."""
+
+    exit_code = 1
+
+
+def told(error: Exception, folder: Path) -> UserError:
+    """The error as one line; what is our bug leaves its traceback in the run's folder."""
+    if isinstance(error, UserError):
+        return error
+    file = folder / "traceback.txt"
+    file.write_text("".join(traceback.format_exception(error)))
+    return Bug(f"{type(error).__name__}: {' '.join(str(error).split())}, which is a bug of dqn-cli; see {file}")

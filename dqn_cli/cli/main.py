@@ -1,0 +1,80 @@
+"""The entry points: what needs no Hydra is answered at once, and whatever goes wrong becomes one line and a code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from dqn_cli.errors import Interrupted, UserError
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """`dqn-train`: the exit code."""
+    return _guarded("dqn-train", _train, sys.argv[1:] if argv is None else [*argv])
+
+
+def evaluate(argv: Sequence[str] | None = None) -> int:
+    """`dqn-eval`: the exit code."""
+    return _guarded("dqn-eval", _evaluate, sys.argv[1:] if argv is None else [*argv])
+
+
+def _train(argv: list[str]) -> int:
+    from dqn_cli.cli import help as texts
+
+    if "--version" in argv:
+        print(texts.version("dqn-train"))
+    elif topic := _after(argv, "--help", "-h"):
+        print(texts.overview() if topic == [""] else texts.setting(topic[0]))
+    elif topic := _after(argv, "--list"):
+        print(texts.listing(topic[0]))
+    else:
+        from dqn_cli.cli.hydra_app import launch
+
+        return launch(argv)
+    return 0
+
+
+def _after(argv: list[str], *flags: str) -> list[str]:
+    """The word after the first of `flags`, as `--flag word` or `--flag=word`: [""] where none follows, [] for no flag."""
+    for i, arg in enumerate(argv):
+        flag, eq, word = arg.partition("=")
+        if flag in flags:
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            return [word if eq else following if "=" not in following else ""]
+    return []
+
+
+def _evaluate(argv: list[str]) -> int:
+    from dqn_cli.cli.evaluate import main
+
+    return main(argv)
+
+
+def _guarded(program: str, command: Callable[[list[str]], int], argv: list[str]) -> int:
+    try:
+        return command(argv)
+    except Interrupted as stop:
+        print(f"{program}: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except KeyboardInterrupt:
+        print(f"{program}: stopped by Ctrl-C", file=sys.stderr)
+        return Interrupted.exit_code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        print(f"{program}: error: {_line(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return text
+    return f"{type(error).__name__}: {text}, which is a bug of dqn-cli; set HYDRA_FULL_ERROR=1 to see its traceback"
+
+

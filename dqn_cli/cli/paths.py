@@ -1,0 +1,49 @@
+"""Where configuration files are found, and how the folders of runs are named and claimed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from dqn_cli.errors import ConfigError, StorageError
+
+CLAIM = "run.lock"
+
+
+def conf_dir() -> Path:
+    """The Hydra tree: inside the package when installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError(f"the configuration files of dqn-cli are not in {package}; install it again")
+
+
+def choices(group: str) -> list[str]:
+    """The names that can stand after `group=`, except `env=gym` last, in the order of the alphabet."""
+    return sorted((file.stem for file in (conf_dir() / group).glob("*.yaml")), key=lambda name: (name == "gym", name))
+
+
+def env_folder(env: str, env_id: str) -> str:
+    """The folder of an environment's runs: the name that was typed, the id where that says only `gym`."""
+    return job_folder(env_id if env == "gym" else env)
+
+
+def job_folder(name: str, limit: int = 120) -> str:
+    """`name` as one folder that can be typed back in any shell; a hash keeps apart what is shortened alike."""
+    plain = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-") or "base"
+    if len(plain) <= limit:
+        return plain
+    return f"{plain[: limit - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def claim(folder: Path) -> None:
+    """Make `folder` ours alone, by a file that only one run can create; `ConfigError` where a run has it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CLAIM).touch(exist_ok=False)
+    except FileExistsError:
+        raise ConfigError(f"hydra.run.dir={folder} already holds a run; write another folder") from None
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error.strerror}); write another hydra.run.dir") from error

@@ -1,0 +1,70 @@
+"""Everything that can be known to fail before a run begins, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from dqn_cli.config import Config, QlearningConfig, TableConfig, UniformConfig
+from dqn_cli.envs.make import EnvFacts, describe
+from dqn_cli.errors import CheckpointError, ConfigError
+from dqn_cli.replay.size import replay_bytes
+from dqn_cli.settle import Typed, settle
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def preflight(config: Config, typed_keys: Typed) -> tuple[EnvFacts, list[str]]:
+    """Settle `config` in place and compare it with the environment, the memory and the disk; facts and notices.
+
+    Raises `ConfigError` and the other user errors, each of them one line.
+    """
+    notices = settle(config, typed_keys)
+    if config.init_from is not None and not Path(config.init_from).exists():
+        raise CheckpointError(f"init_from={config.init_from} does not exist; write a run folder or a checkpoint folder")
+    facts = describe(config.env)
+    _check_table(config, facts)
+    _check_memory(config, facts)
+    return facts, notices + facts.notices
+
+
+def _check_table(config: Config, facts: EnvFacts) -> None:
+    if isinstance(config.network, TableConfig) and not (facts.discrete and facts.spec.stack == 1):
+        learnt = "variant=ddqn" if isinstance(config.variant, QlearningConfig) else "network=mlp"
+        shape = "x".join(map(str, facts.spec.obs_shape))
+        raise ConfigError(
+            f"network=table needs one discrete observation, {config.env.id} gives {shape} {facts.spec.dtype}; "
+            f"write {learnt}"
+        )
+
+
+def _check_memory(config: Config, facts: EnvFacts) -> None:
+    replay = config.replay
+    if not isinstance(replay, UniformConfig):
+        return
+    needed, free = replay_bytes(replay.capacity, facts.spec, replay.n_step, config.num_envs), free_memory()
+    if needed > free:
+        raise ConfigError(
+            f"replay.capacity={replay.capacity} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB of memory are free; "
+            "write a smaller capacity"
+        )
+
+
+def free_memory() -> int:
+    """Bytes that this process can still get: of the machine, and of every control group (version 2) around it."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        path = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")
+    except OSError:  # not Linux
+        return free
+    group = CGROUPS / path
+    for folder in (group, *group.parents):
+        try:
+            limit, used = (folder / "memory.max").read_text(), (folder / "memory.current").read_text()
+            cache = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except OSError:  # the root, or no version 2
+            continue
+        if limit.strip() != "max":
+            free = min(free, int(limit) - int(used) + int(cache.get("inactive_file", 0)))
+    return max(free, 0)

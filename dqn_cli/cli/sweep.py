@@ -1,0 +1,68 @@
+"""What a sweep leaves: a result.json per job, and results.csv with a table once no job is left to run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+RESULT = "result.json"
+
+
+def record(folder: Path, **result: Any) -> None:
+    """Write how a job stands: status, overrides, metric, error, exit_code, job."""
+    (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def collect(sweep: Path) -> list[dict[str, Any]]:
+    """The results below a sweep's folder in the order of its jobs, each with its folder; a job that never came to
+    tell its end has the status `lost`.
+    """
+    results = []
+    for file in sweep.rglob(RESULT):
+        result = json.loads(file.read_text())
+        if result["status"] == "running":
+            result |= {"status": "lost", "error": "the process ended without a word (killed, out of memory?)"}
+        results.append({**result, "folder": str(file.parent)})
+    return sorted(results, key=lambda result: int(result["job"]))
+
+
+def finish(sweep: Path) -> int:
+    """Write results.csv, print the table; returns how many jobs are not done. A sweep without jobs leaves nothing."""
+    (sweep / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own: it names code to run, and results.csv says more
+    results = collect(sweep)
+    if not results:
+        with suppress(OSError):  # the user's folder may hold other things
+            sweep.rmdir()
+        return 0
+    settings = {key: None for result in results for key in _settings(result)}
+    with (sweep / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        columns = ("metric", "status", "exit_code", "error", "folder")
+        writer.writerow(["job", *settings, *columns])
+        for result in results:
+            row = _settings(result)
+            writer.writerow([result["job"], *map(row.get, settings), *map(result.get, columns)])
+    _print(results, sweep)
+    return sum(result["status"] != "done" for result in results)
+
+
+def _settings(result: dict[str, Any]) -> dict[str, str]:
+    pairs = (override.lstrip("+").partition("=") for override in result["overrides"])
+    return {key: value for key, _, value in pairs}
+
+
+def _print(results: list[dict[str, Any]], sweep: Path) -> None:
+    rows = [_settings(result) for result in results]
+    varied = [key for key in dict.fromkeys(key for row in rows for key in row) if len({row.get(key) for row in rows}) > 1]
+    table = Table("job", *varied, "metric", "status", "error", title=f"{sweep / 'results.csv'}", title_justify="left")
+    for result, row in zip(results, rows, strict=True):
+        metric = "" if result["metric"] is None else f"{result['metric']:.4g}"
+        values = [row.get(key, "") for key in varied]
+        table.add_row(str(result["job"]), *values, metric, result["status"], result["error"] or "")
+    Console().print(table)

@@ -1,0 +1,186 @@
+"""From Gymnasium's spaces to numbers: observations become flat frames, as `gymnasium.spaces.flatten` orders them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from dqn_cli.errors import ConfigError
+from dqn_cli.types import ObsSpec
+
+MAX_ACTIONS = 4096
+
+Frame = NDArray[Any]
+Write = Callable[[Any, Frame], None]  # checks one observation and copies it into a frame, or raises Misfit
+
+
+class Misfit(ValueError):
+    """An observation that its space does not allow; the text completes "observation is ..."."""
+
+
+def brief(value: Any) -> str:
+    """`value` as it would be typed, on one line and at most 80 characters long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def observer(env_id: str, space: Any, stack: int) -> tuple[ObsSpec, Write]:
+    """The shape of a frame, and the function that fills it from an observation.
+
+    Numbers become float32, except that bytes (a uint8 Box) stay bytes; discrete parts become one-hot.
+    Raises `ConfigError` for a space without a fixed number of numbers.
+    """
+    try:
+        if isinstance(space, spaces.Box) and space.dtype == np.uint8:
+            (size, write), dtype = _bytes(space), "uint8"
+        else:
+            (size, write), dtype = _writer(space), "float32"
+    except _Unsupported as part:
+        raise ConfigError(
+            f"env.id={env_id}: observations of {brief(part.args[0])} have no fixed size; "
+            "write a wrapper that returns Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
+        ) from None
+    if size == 0:
+        raise ConfigError(
+            f"env.id={env_id}: an observation of {brief(space)} is empty; it must hold at least one number"
+        )
+    return ObsSpec((size,), dtype, stack), write
+
+
+def action_range(env_id: str, space: Any) -> tuple[int, int]:
+    """The number of actions and the first one's number. Raises `ConfigError` for actions that DQN cannot enumerate."""
+    if isinstance(space, spaces.Discrete):
+        if space.n > MAX_ACTIONS:
+            raise ConfigError(f"env.id={env_id} has {space.n} actions; at most {MAX_ACTIONS} are supported")
+        return int(space.n), int(space.start)
+    if isinstance(space, spaces.Box):
+        raise ConfigError(
+            f"env.id={env_id} has continuous actions {brief(space)}: DQN takes the max over all actions, "
+            "and a continuum has none to enumerate; choose an environment with Discrete actions"
+        )
+    hint = "write a wrapper that numbers the combinations as one Discrete space"
+    if not isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
+        hint = "choose an environment with Discrete actions"
+    raise ConfigError(f"env.id={env_id} has actions {brief(space)}: DQN needs one action out of a finite set; {hint}")
+
+
+class _Unsupported(Exception):
+    """A space that is not in the table."""
+
+
+def _writer(space: Any) -> tuple[int, Write]:
+    for kind, build in _WRITERS.items():
+        if isinstance(space, kind):
+            return build(space)
+    raise _Unsupported(space)
+
+
+def _seen(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and type {value.dtype}"
+    return f"{brief(value)}, a {type(value).__name__}"
+
+
+def _copy(value: Any, shape: tuple[int, ...], out: Frame, casting: Any) -> None:
+    if getattr(value, "shape", None) != shape:
+        raise Misfit(f"{_seen(value)}, not an array of shape {shape}")
+    try:
+        np.copyto(out, value.reshape(-1), casting=casting)
+    except TypeError:
+        raise Misfit(f"{_seen(value)}, which does not convert to {out.dtype}") from None
+
+
+def _bytes(space: spaces.Box) -> tuple[int, Write]:
+    shape = space.shape
+
+    def write(value: Any, out: Frame) -> None:
+        _copy(value, shape, out, "safe")  # 300 must not wrap around to 44
+
+    return prod(shape), write
+
+
+def _numbers(space: spaces.Box | spaces.MultiBinary) -> tuple[int, Write]:
+    # only shape and finiteness are checked: many environments step over their declared bounds by a rounding error
+    shape = space.shape
+
+    def write(value: Any, out: Frame) -> None:
+        _copy(value, shape, out, "same_kind")
+        if not np.isfinite(out).all():
+            raise Misfit(f"not finite: {brief(value)}")
+
+    return prod(shape), write
+
+
+def _discrete(space: spaces.Discrete) -> tuple[int, Write]:
+    size, start = int(space.n), int(space.start)
+
+    def write(value: Any, out: Frame) -> None:
+        if not isinstance(value, (int, np.integer)):
+            raise Misfit(f"{_seen(value)}, not an integer")
+        index = int(value) - start
+        if not 0 <= index < size:
+            raise Misfit(f"{value}, not in {start} ... {start + size - 1}")
+        out.fill(0)
+        out[index] = 1
+
+    return size, write
+
+
+def _multi_discrete(space: spaces.MultiDiscrete) -> tuple[int, Write]:
+    sizes, start = space.nvec.reshape(-1), space.start.reshape(-1)
+    offsets = np.cumsum(sizes) - sizes
+
+    def write(value: Any, out: Frame) -> None:
+        if not isinstance(value, np.ndarray) or value.shape != space.shape or value.dtype.kind not in "iu":
+            raise Misfit(f"{_seen(value)}, not an array of integers of shape {space.shape}")
+        index = value.reshape(-1) - start
+        if ((index < 0) | (index >= sizes)).any():
+            raise Misfit(f"{brief(value)}, not in {brief(space)}")
+        out.fill(0)
+        out[offsets + index] = 1
+
+    return int(sizes.sum()), write
+
+
+def _parts(inner: Mapping[Any, Any]) -> tuple[int, Write]:
+    plan: dict[Any, tuple[slice, Write]] = {}
+    size = 0
+    for key, space in inner.items():
+        part, write_part = _writer(space)
+        plan[key] = slice(size, size + part), write_part
+        size += part
+
+    def write(value: Any, out: Frame) -> None:
+        if not isinstance(value, Mapping) or value.keys() != plan.keys():
+            raise Misfit(f"{_seen(value)}, not something with the parts {', '.join(map(str, plan))}")
+        for key, (piece, write_part) in plan.items():
+            write_part(value[key], out[piece])
+
+    return size, write
+
+
+def _tuple(space: spaces.Tuple[Any]) -> tuple[int, Write]:
+    size, write_parts = _parts(dict(enumerate(space.spaces)))
+
+    def write(value: Any, out: Frame) -> None:
+        if not isinstance(value, tuple):
+            raise Misfit(f"{_seen(value)}, not a tuple")
+        write_parts(dict(enumerate(value)), out)
+
+    return size, write
+
+
+# a space, and what makes its size and its writer
+_WRITERS: dict[type, Callable[[Any], tuple[int, Write]]] = {
+    spaces.Box: _numbers,
+    spaces.MultiBinary: _numbers,
+    spaces.Discrete: _discrete,
+    spaces.MultiDiscrete: _multi_discrete,
+    spaces.Dict: lambda space: _parts(space.spaces),
+    spaces.Tuple: _tuple,
+}

@@ -1,0 +1,180 @@
+"""Several environments side by side: actions go in, one `StepResult` comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from math import isfinite
+from numbers import Real
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+from numpy.typing import NDArray
+
+from dqn_cli.config import EnvConfig
+from dqn_cli.envs.make import make_env, missing_dependency, one_line
+from dqn_cli.envs.spaces import Frame, Misfit, Write, action_range, brief, observer
+from dqn_cli.errors import EnvironmentFault, NumericalError, UserError
+from dqn_cli.types import EpisodeStats, ObsSpec, StepResult
+
+SeedOf = Callable[[int, int], int | None]  # (lane, episode) -> seed of that episode, None to go on without
+
+
+class VectorEnv(Protocol):
+    """E environments (lanes) that step together; a lane whose episode ended begins the next one by itself."""
+
+    num_envs: int
+    spec: ObsSpec
+    num_actions: int
+
+    def reset(self) -> Frame:
+        """Begin episode 0 in every lane; its first frames `[E, *frame_shape]`."""
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        """Let every lane take its action `[E]`; what comes of it is fetched by `recv`."""
+
+    def recv(self) -> StepResult:
+        """What the actions sent last led to."""
+
+    def close(self) -> None:
+        """Release what the environments hold."""
+
+
+class GymLanes:
+    """E Gymnasium environments in this process, one after the other: a CartPole step is too short to be shared out.
+
+    Observations, rewards and ends are checked at every step; `EnvironmentFault` (wrong type or shape, an exception of
+    the environment's own) and `NumericalError` (reward NaN or infinite) name lane, episode and step, where step 0 is
+    the reset. With `render` lane 0 is shown.
+    """
+
+    def __init__(self, config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | None = None) -> None:
+        envs = [make_env(config, render if lane == 0 else None) for lane in range(num_envs)]
+        self.num_envs = num_envs
+        self.spec, write = observer(config.id, envs[0].observation_space, config.frame_stack)
+        self.num_actions, first_action = action_range(config.id, envs[0].action_space)
+        self._lanes = [_Lane(config.id, i, env, write, first_action) for i, env in enumerate(envs)]
+        self._seed_of = seed_of
+        self._actions: list[int] | None = None
+        # two of each, used in turn: a result stays valid while the next one is made
+        self._buffers = [(self._empty_result(), self._empty_frames()) for _ in range(2)]
+
+    def _empty_frames(self) -> Frame:
+        return np.zeros((self.num_envs, *self.spec.frame_shape), self.spec.dtype)
+
+    def _empty_result(self) -> StepResult:
+        frames, lanes = self._empty_frames(), self.num_envs
+        terminated, truncated, first = np.zeros((3, lanes), np.bool_)
+        return StepResult(frames, frames, np.zeros(lanes), terminated, truncated, first)
+
+    def reset(self) -> Frame:
+        """Begin episode 0 in every lane; its first frames `[E, *frame_shape]`, valid until the second `recv`."""
+        self._actions = None
+        _, frames = self._buffers[0]
+        for lane in self._lanes:
+            self._begin(lane, 0, frames)
+        return frames
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        """Take the actions `[E]`, each in [0, num_actions). Raises `ValueError` for others: they are our bug."""
+        chosen = actions.tolist()
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.shape} of {actions.dtype}")
+        if min(chosen) < 0 or max(chosen) >= self.num_actions:
+            raise ValueError(f"actions must be in [0, {self.num_actions}), got {chosen}")
+        self._actions = chosen
+
+    def recv(self) -> StepResult:
+        """Step every lane, begin the next episode where one ended. Raises `RuntimeError` without a `send` before."""
+        if self._actions is None:
+            raise RuntimeError("recv without send")
+        actions, self._actions = self._actions, None
+        self._buffers.reverse()
+        result, begun = self._buffers[0]
+        ended: list[_Lane] = []
+        for lane, action in zip(self._lanes, actions, strict=True):
+            i = lane.index
+            reward, terminated, truncated = lane.step(action, result.next_frame[i])
+            result.reward[i] = reward
+            result.terminated[i] = terminated
+            result.truncated[i] = truncated
+            result.first[i] = over = terminated or truncated
+            if over:
+                ended.append(lane)
+        result.episodes = [lane.stats() for lane in ended]
+        result.frame = result.next_frame
+        if ended:
+            np.copyto(begun, result.next_frame)
+            result.frame = begun
+            for lane in ended:
+                self._begin(lane, lane.episode + 1, begun)
+        return result
+
+    def _begin(self, lane: _Lane, episode: int, frames: Frame) -> None:
+        lane.reset(episode, self._seed_of(lane.index, episode), frames[lane.index])
+
+    def close(self) -> None:
+        """Release what the environments hold."""
+        for lane in self._lanes:
+            lane.close()
+
+
+_NUMBER = (float, Real)  # float first: asking an abstract class takes longer
+_TRUTH = (bool, np.bool_, int, np.integer)
+
+
+class _Lane:
+    """One environment, the episode that it is in, and the checks on all that it returns."""
+
+    def __init__(self, env_id: str, index: int, env: gymnasium.Env[Any, Any], write: Write, first_action: int) -> None:
+        self.index = index
+        self.episode, self.length, self.score = 0, 0, 0.0
+        self._id, self._env, self._write, self._first_action = env_id, env, write, first_action
+
+    def reset(self, episode: int, seed: int | None, out: Frame) -> None:
+        self.episode, self.length, self.score = episode, 0, 0.0
+        try:
+            observation, _ = self._env.reset(seed=seed)
+        except Exception as error:
+            raise self._raised("reset", error) from error
+        self._observe(observation, out)
+
+    def step(self, action: int, out: Frame) -> tuple[float, bool, bool]:
+        self.length += 1
+        try:
+            observation, reward, terminated, truncated, _ = self._env.step(action + self._first_action)
+        except Exception as error:
+            raise self._raised("step", error) from error
+        self._observe(observation, out)
+        if not isinstance(reward, _NUMBER):
+            raise EnvironmentFault(self._at(f"reward is {brief(reward)}, a {type(reward).__name__}, not a number"))
+        if not isfinite(reward):
+            raise NumericalError(self._at(f"reward is {float(reward)}"))
+        if not isinstance(terminated, _TRUTH) or not isinstance(truncated, _TRUTH):
+            ends = f"terminated is {brief(terminated)} and truncated {brief(truncated)}"
+            raise EnvironmentFault(self._at(f"{ends}, both must be true or false"))
+        self.score += float(reward)
+        return float(reward), bool(terminated), bool(truncated)
+
+    def stats(self) -> EpisodeStats:
+        return EpisodeStats(self.index, self.episode, self.score, self.length)
+
+    def close(self) -> None:
+        with suppress(Exception):  # the run is over: a failure to tidy up must not hide how it went
+            self._env.close()
+
+    def _observe(self, observation: Any, out: Frame) -> None:
+        try:
+            self._write(observation, out)
+        except Misfit as misfit:
+            raise EnvironmentFault(self._at(f"observation is {misfit}")) from misfit
+
+    def _raised(self, call: str, error: Exception) -> UserError:
+        if isinstance(error, DependencyNotInstalled):  # rendering is set up late, at the first frame shown
+            return missing_dependency(self._id, error)
+        return EnvironmentFault(self._at(f"{call} raised {one_line(error)}"))
+
+    def _at(self, text: str) -> str:
+        return f"env {self._id}: {text} (lane {self.index}, episode {self.episode}, step {self.length})"

@@ -1,0 +1,59 @@
+"""Each frame stored once, under an id that only grows; and the one rule for which frames make a stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqn_cli.types import ObsSpec
+
+Ids = NDArray[np.int64]
+
+
+def first_stack(first: Ids, stack: int) -> Ids:
+    """Ids `[E, stack]` at an episode's start, from its first frames `[E]`: the first frame, repeated."""
+    return first[:, None].repeat(stack, axis=1)
+
+
+def pushed_stack(stacks: Ids, newest: Ids) -> Ids:
+    """Ids `[E, stack]` one step later: the oldest frame leaves, the newest `[E]` enters at the end."""
+    return np.concatenate((stacks[:, 1:], newest[:, None]), axis=1)
+
+
+def ring_slots(first_id: int, count: int, size: int) -> slice | Ids:
+    """Where `count` consecutive ids live in a ring of `size`: id modulo size, a slice where it does not wrap."""
+    slot = first_id % size
+    if slot + count <= size:
+        return slice(slot, slot + count)
+    return np.arange(first_id, first_id + count) % size
+
+
+class FrameRing:
+    """The newest `frames` frames of every environment, interleaved; older ones are overwritten."""
+
+    def __init__(self, frames: int, spec: ObsSpec) -> None:
+        self._ring: NDArray[Any] = np.zeros((frames, *spec.frame_shape), spec.dtype)  # lazy: pages come with writes
+        self._stack = spec.stack
+        self.next_id = 0
+
+    def __len__(self) -> int:
+        """Frames that fit."""
+        return len(self._ring)
+
+    @property
+    def storage(self) -> NDArray[Any]:
+        """The ring itself `[frames, *frame_shape]`: slot = id modulo its length."""
+        return self._ring
+
+    def append(self, frames: NDArray[Any]) -> Ids:
+        """Copy `[s, *frame_shape]` into the ring and return their ids `[s]`; s is at most the ring's length."""
+        begin, self.next_id = self.next_id, self.next_id + len(frames)
+        self._ring[ring_slots(begin, len(frames), len(self._ring))] = frames
+        return np.arange(begin, self.next_id)
+
+    def gather(self, ids: Ids) -> NDArray[Any]:
+        """Observations `[..., *obs_shape]` from ids `[..., stack]`, a copy. The ids must still be in the ring."""
+        slots = ids % len(self._ring)
+        return self._ring.take(slots if self._stack > 1 else slots[..., 0], axis=0)

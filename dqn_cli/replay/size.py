@@ -1,0 +1,58 @@
+"""How many frames, and how many bytes, a replay memory takes: known before anything is allocated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dqn_cli.config import ReplayConfig, UniformConfig
+from dqn_cli.types import ObsSpec
+
+SLACK_BYTES = 8 * 2**20  # frames beyond the capacity that cost less than this are simply kept
+
+
+def row_dtype(stack: int) -> np.dtype[Any]:
+    """One stored transition: the frame ids of obs and next_obs, and the three numbers of the n-step return."""
+    fields = [("ids", "i8", (2, stack)), ("action", "i4"), ("reward", "f4"), ("discount", "f4")]
+    return np.dtype(fields, align=True)
+
+
+def window_dtype(stack: int) -> np.dtype[Any]:
+    """One n-step return that is still being summed up, from the step at which it began."""
+    return np.dtype([("obs", "i8", (stack,)), ("reward", "f8"), ("action", "i4")], align=True)
+
+
+def margin(stack: int, n_step: int, num_envs: int) -> int:
+    """Frames that can be appended between a row's oldest frame and the row itself.
+
+    The oldest frame came at most `stack + n_step` vector steps before the row, and a step appends at most two frames
+    per environment: the successor, and the first frame of a new episode.
+    """
+    return 2 * (stack + n_step) * num_envs
+
+
+def frames_kept(capacity: int, spec: ObsSpec, n_step: int, num_envs: int) -> int:
+    """Frames that the ring holds for `capacity` rows.
+
+    A row needs one new frame, and one more where it begins an episode. Frames so cheap that twice the capacity costs
+    little get it: `capacity` rows are then kept however short the episodes are. Dear ones get 1/64: in episodes
+    shorter than that on average the oldest rows go early. The rest is the room for the margin of retirement, for the
+    newest row's own frames (the same bound again) and for transitions whose return is still being summed up.
+    """
+    slack = max(capacity // 64, min(capacity, SLACK_BYTES // spec.frame_bytes))
+    return capacity + slack + 2 * margin(spec.stack, n_step, num_envs) + n_step * num_envs
+
+
+def replay_bytes(capacity: int, spec: ObsSpec, n_step: int, num_envs: int) -> int:
+    """Bytes that `ReplayMemory` allocates: frames, rows, the current stack of each environment and open windows."""
+    frames = frames_kept(capacity, spec, n_step, num_envs) * spec.frame_bytes
+    rows = capacity * row_dtype(spec.stack).itemsize
+    stacks = num_envs * spec.stack * 8
+    windows = 0 if n_step == 1 else num_envs * (n_step * window_dtype(spec.stack).itemsize + 8)
+    return frames + rows + stacks + windows
+
+
+def replay_capacity(config: ReplayConfig, num_envs: int) -> int:
+    """Rows kept: `replay.capacity`, or without replay those that one step of all environments can finish."""
+    return config.capacity if isinstance(config, UniformConfig) else config.n_step * num_envs

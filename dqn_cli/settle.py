@@ -1,0 +1,177 @@
+"""The rules between groups: what a configuration must be before it is run. Imports no torch.
+
+What the user typed and would do nothing, or is nonsense, is refused in one line. A value that a family or preset
+brought along is left alone where it does not apply, and clipped, with a notice, where it is too large for a short run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from dqn_cli.config import (
+    Config,
+    EpsilonConfig,
+    EpsilonSchedule,
+    LrSchedule,
+    OnlineConfig,
+    QlearningConfig,
+    TableConfig,
+    TargetUnit,
+    TdqnConfig,
+    UniformConfig,
+    check_ranges,
+)
+from dqn_cli.errors import ConfigError
+from dqn_cli.schedules import crossings
+
+Typed = Collection[str]  # the dotted keys that the user wrote
+
+
+def settle(config: Config, typed_keys: Typed) -> list[str]:
+    """Check all ranges and rules, clip in place what is too large for a short run; returns the notices.
+
+    Raises `ConfigError` at the first thing that cannot be meant.
+    """
+    check_ranges(config)
+    _machine(config)
+    _qlearning(config)
+    _schedules(config, typed_keys)
+    _periods(config, typed_keys)
+    notices = _clip_to_run(config, typed_keys)
+    _replay(config, typed_keys)
+    return notices + _target(config, typed_keys)
+
+
+def planned_updates(config: Config) -> int:
+    """Gradient updates of the whole run, were no episode to end (an end completes n-step returns early)."""
+    run, n_step, lanes = config.run, config.replay.n_step, config.num_envs
+    decisions = -(-run.total_steps // lanes) * lanes
+    if isinstance(config.replay, OnlineConfig):
+        return max(0, decisions - (n_step - 1) * lanes)
+    start = max(run.learning_starts_steps, (n_step + 1) * lanes - 1)
+    return run.updates_per_round * max(0, crossings(start, decisions, run.update_every_steps))
+
+
+def _dead(keys: Collection[str], typed_keys: Typed, because: str, remedy: str) -> None:
+    for key in keys:
+        if key in typed_keys:
+            raise ConfigError(f"{key} does nothing with {because}; remove it or {remedy}")
+
+
+def _machine(config: Config) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device):
+        raise ConfigError(f"device={config.device} is not a device; write auto, cpu, cuda, cuda:N or mps")
+    if config.threads != "auto" and not re.fullmatch(r"0*[1-9]\d*", config.threads, re.ASCII):
+        raise ConfigError(f"threads={config.threads} is not a number of threads; write auto or a number such as 2")
+    if config.run.total_steps < config.num_envs:
+        raise ConfigError(
+            f"run.total_steps={config.run.total_steps} is less than one step of num_envs={config.num_envs}; "
+            "write more steps or fewer environments"
+        )
+
+
+def _qlearning(config: Config) -> None:
+    if not isinstance(config.variant, QlearningConfig):
+        return
+    for group, choice, cls in (("network", config.network, TableConfig), ("replay", config.replay, OnlineConfig)):
+        if not isinstance(choice, cls):
+            needed = cls().name
+            raise ConfigError(
+                f"{group}={choice.name} does not fit variant=qlearning, a look-up table learnt online; "
+                f"write {group}={needed}, or variant=vdqn"
+            )
+
+
+def _schedules(config: Config, typed_keys: Typed) -> None:
+    exploration, optimizer = config.exploration, config.optimizer
+    if isinstance(exploration, EpsilonConfig):
+        if exploration.schedule is EpsilonSchedule.constant:
+            dead = ["exploration.begin", "exploration.over_steps"]
+            _dead(dead, typed_keys, "exploration.schedule=constant", "write exploration.schedule=linear")
+        if exploration.schedule is EpsilonSchedule.exponential and not min(exploration.begin, exploration.end) > 0:
+            raise ConfigError(
+                f"exploration.begin={exploration.begin} exploration.end={exploration.end}: "
+                "exploration.schedule=exponential needs both above 0; write exploration.end=0.01 or the like"
+            )
+    if optimizer.lr_schedule is LrSchedule.constant:
+        because = "optimizer.lr_schedule=constant"
+        _dead(["optimizer.lr_end"], typed_keys, because, "write optimizer.lr_schedule=linear")
+
+
+def _periods(config: Config, typed_keys: Typed) -> None:
+    run = config.run
+    if run.stop_at_return is not None and run.eval_every_steps is None:
+        raise ConfigError(
+            f"run.stop_at_return={run.stop_at_return:g} does nothing with run.eval_every_steps=null; "
+            "write run.eval_every_steps=5000 or the like"
+        )
+    if run.checkpoint_every_steps is None:
+        because = "run.checkpoint_every_steps=null"
+        _dead(["run.keep_checkpoints"], typed_keys, because, "write run.checkpoint_every_steps=10000 or the like")
+    for name in ("eval_every_steps", "checkpoint_every_steps", "log_every_steps"):
+        period = getattr(run, name)
+        if f"run.{name}" in typed_keys and period is not None and period > run.total_steps:
+            raise ConfigError(
+                f"run.{name}={period} is never reached: run.total_steps={run.total_steps}; write a smaller period"
+            )
+
+
+def _clip_to_run(config: Config, typed_keys: Typed) -> list[str]:
+    total, replay, notices = config.run.total_steps, config.replay, list[str]()
+
+    def clip(section: object, key: str, limit: int) -> None:
+        name = key.partition(".")[2]
+        value = getattr(section, name)
+        if key not in typed_keys and value > limit:
+            setattr(section, name, limit)
+            notices.append(f"{key}={limit} instead of {value}: the run has only {total} steps")
+
+    if isinstance(replay, UniformConfig):
+        if config.run.learning_starts_steps >= total:
+            if "run.learning_starts_steps" in typed_keys:
+                raise ConfigError(
+                    f"run.learning_starts_steps={config.run.learning_starts_steps} leaves nothing to learn: "
+                    f"run.total_steps={total}; write fewer"
+                )
+            clip(config.run, "run.learning_starts_steps", total // 10)
+        clip(replay, "replay.capacity", max(total, replay.batch_size))
+    if isinstance(config.exploration, EpsilonConfig) and config.exploration.schedule is not EpsilonSchedule.constant:
+        clip(config.exploration, "exploration.over_steps", total)
+    return notices
+
+
+def _replay(config: Config, typed_keys: Typed) -> None:
+    run, replay = config.run, config.replay
+    if isinstance(replay, OnlineConfig):
+        dead = ["run.update_every_steps", "run.updates_per_round", "run.learning_starts_steps"]
+        _dead(dead, typed_keys, "replay=online", "write replay=uniform")
+    if isinstance(replay, UniformConfig) and replay.batch_size > replay.capacity:
+        raise ConfigError(
+            f"replay.batch_size={replay.batch_size} is larger than replay.capacity={replay.capacity}; "
+            "write a smaller batch or a larger memory"
+        )
+    if planned_updates(config) == 0:
+        raise ConfigError(
+            f"run.total_steps={run.total_steps} ends before the first update (run.learning_starts_steps="
+            f"{run.learning_starts_steps}, run.update_every_steps={run.update_every_steps}, "
+            f"replay.n_step={replay.n_step}); write more steps or a smaller period"
+        )
+
+
+def _target(config: Config, typed_keys: Typed) -> list[str]:
+    variant = config.variant
+    if not isinstance(variant, TdqnConfig) or variant.target_unit is TargetUnit.episodes:
+        return []
+    in_steps = variant.target_unit is TargetUnit.steps
+    horizon = config.run.total_steps if in_steps else planned_updates(config)
+    if variant.target_every < horizon:
+        return []
+    seen = f"variant.target_every={variant.target_every}"
+    if "variant.target_every" in typed_keys:
+        raise ConfigError(
+            f"{seen} is never reached: the run has {horizon} {variant.target_unit}; write a smaller period"
+        )
+    variant.target_every = max(1, horizon // 10)
+    return [f"variant.target_every={variant.target_every} instead of {seen.partition('=')[2]}: "
+            f"the run has only {horizon} {variant.target_unit}"]

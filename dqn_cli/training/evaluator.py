@@ -1,0 +1,106 @@
+"""Greedy episodes on environments of their own, and what they say about a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dqn_cli.seeding import Purpose, integer
+from dqn_cli.training.trainer import Acts, Envs
+from dqn_cli.types import EpisodeStats
+
+SeedOf = Callable[[int, int], int | None]
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Scores (raw returns) and lengths of an evaluation's episodes, in the order of their seeds."""
+
+    scores: list[float]
+    lengths: list[int]
+
+    @property
+    def mean(self) -> float:
+        """Mean score."""
+        return float(np.mean(self.scores))
+
+    @property
+    def sd(self) -> float:
+        """Sample standard deviation of the scores; 0 for a single episode."""
+        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else 0.0
+
+    @property
+    def median(self) -> float:
+        """Median score."""
+        return float(np.median(self.scores))
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length in steps."""
+        return float(np.mean(self.lengths))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % percentile bootstrap interval of the mean over episodes (10,000 resamples, always the same draws)."""
+        draws = np.random.default_rng(0).choice(np.asarray(self.scores), (10_000, len(self.scores)))
+        low, high = np.quantile(draws.mean(axis=1), (0.025, 0.975))
+        return float(low), float(high)
+
+
+def play(actor: Acts, envs: Envs, episodes: int, epsilon: float, check: Callable[[], None]) -> EvalResult:
+    """Play episodes 0 .. `episodes` - 1, episode i on lane i mod E, so that short ones are not over-counted.
+
+    A lane that is through its own episodes goes on, unheeded, until the others are. `check` is called at every step
+    and may raise to stop.
+    """
+    lanes = envs.num_envs
+    done: dict[int, EpisodeStats] = {}
+    frame, first = envs.reset(), np.ones(lanes, dtype=np.bool_)
+    while len(done) < episodes:
+        check()
+        envs.send(actor.act(frame, first, epsilon))
+        step = envs.recv()
+        for stats in step.episodes:
+            index = stats.lane + stats.episode * lanes
+            if index < episodes:
+                done[index] = stats
+        frame, first = step.frame, step.first
+    return EvalResult([done[i].score for i in range(episodes)], [done[i].length for i in range(episodes)])
+
+
+class MakeEnvs(Protocol):
+    """Builds E environments whose episodes are seeded by `seed_of(lane, episode)`."""
+
+    def __call__(self, num_envs: int, seed_of: SeedOf) -> Envs:
+        """Make them."""
+
+
+class Evaluator:
+    """Evaluates one actor again and again during a run, on the same seeds or on fresh ones."""
+
+    def __init__(self, make_envs: MakeEnvs, make_actor: Callable[[int], Acts], seed: int, episodes: int):
+        self._lanes = min(episodes, 8)
+        self._seed = seed
+        self._episodes = episodes
+        self._stream: tuple[Purpose, int] = (Purpose.EVAL_ENV, 0)
+        self._envs = make_envs(self._lanes, self._seed_of)
+        self._actor = make_actor(self._lanes)
+
+    def run(self, check: Callable[[], None]) -> EvalResult:
+        """Greedy episodes on the same seeds each time, so that two policies meet the same episodes."""
+        return self._play((Purpose.EVAL_ENV, 0), check)
+
+    def confirm(self, step: int, check: Callable[[], None]) -> EvalResult:
+        """Greedy episodes on seeds that nothing was selected by."""
+        return self._play((Purpose.BEST_ENV, step), check)
+
+    def _play(self, stream: tuple[Purpose, int], check: Callable[[], None]) -> EvalResult:
+        self._stream = stream
+        return play(self._actor, self._envs, self._episodes, 0.0, check)
+
+    def _seed_of(self, lane: int, episode: int) -> int:
+        purpose, number = self._stream
+        return integer(self._seed, purpose, number, lane + episode * self._lanes)

@@ -1,0 +1,111 @@
+"""What a run was made of: `config.yaml` and `manifest.json` (command, versions, commit, hardware, seed)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from omegaconf import OmegaConf
+
+import dqn_cli
+from dqn_cli.errors import writing
+
+PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "hydra-core", "omegaconf")
+
+
+def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Write `config.yaml`, the resolved configuration, from plain data. Raises `StorageError`."""
+    _write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+def write_manifest(
+    run_dir: Path,
+    *,
+    command: list[str],
+    overrides: list[str],
+    seed: int,
+    device: str | None = None,
+    threads: int | None = None,
+) -> None:
+    """Write `manifest.json`; what cannot be found out is null. Raises `StorageError`.
+
+    `device` is the name of the device that computes, `threads` the number of torch's threads.
+    """
+    manifest = {
+        "command": command,
+        "overrides": overrides,
+        "seed": seed,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "source": source(),
+        "hardware": {**hardware(), "device": device},
+        "threads": threads,
+    }
+    _write(run_dir / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this package, of Python, and of the packages that a result depends on."""
+    found: dict[str, str | None] = {"dqn-cli": dqn_cli.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def source() -> dict[str, Any] | None:
+    """Commit of the checkout that this package runs from, and whether it was changed; None for an installed copy."""
+    package = Path(dqn_cli.__file__).parent
+    try:
+        # an installed copy may lie below somebody else's repository, which does not track it
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        commit = _git(package, "rev-parse", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(_git(package, "status", "--porcelain", "--", ".", ":(top)conf"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, physical and logical cores, bytes of memory, operating system."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or None)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    with writing(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

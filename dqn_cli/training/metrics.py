@@ -1,0 +1,183 @@
+"""The names of all metrics, what they mean, and the files that they go to.
+
+One x axis: steps, agent decisions summed over all environments. `metrics.csv` and `episodes.csv` hold what depends on
+the run alone, so equal runs leave equal bytes; wall times go to `timing.csv`. A file only ever holds whole lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from dqn_cli.config import Logger
+from dqn_cli.errors import writing
+from dqn_cli.types import EpisodeStats
+
+if TYPE_CHECKING:
+    from dqn_cli.training.event_file import EventFile
+
+
+class Metric(StrEnum):
+    """A metric's name (its column in the CSV files), its group in TensorBoard, and what it means."""
+
+    group: str
+    text: str
+
+    def __new__(cls, name: str, group: str, text: str) -> Metric:
+        """Attach group and meaning to the name."""
+        member = str.__new__(cls, name)
+        member._value_, member.group, member.text = name, group, text
+        return member
+
+    EPISODES = "episodes", "train", "training episodes finished since the start"
+    UPDATES = "updates", "train", "gradient updates since the start"
+    TARGET_SYNCS = "target_syncs", "train", "times the target network was moved to the online network"
+    EPSILON = "epsilon", "train", "probability of a random action"
+    LR = "lr", "train", "learning rate"
+    LOSS = "loss", "train", "mean loss over the batch of the newest update, in squared (mse) or absolute (huber) reward"
+    Q_MEAN = "q_mean", "train", "mean Q(s, a) over the batch of the newest update, in units of discounted reward"
+    GRAD_NORM = (
+        "grad_norm",
+        "train",
+        "L2 norm of the newest gradient before clipping; empty unless gradients are clipped",
+    )
+    RETURN_MEAN = "return_mean", "train", "mean return (raw, undiscounted) of the last 100 training episodes"
+    LENGTH_MEAN = "length_mean", "train", "mean length of the last 100 training episodes, in steps"
+    EVAL_RETURN_MEAN = "eval_return_mean", "eval", "mean return of the greedy evaluation episodes"
+    EVAL_RETURN_SD = "eval_return_sd", "eval", "standard deviation of the return between evaluation episodes"
+    EVAL_LENGTH_MEAN = "eval_length_mean", "eval", "mean length of the evaluation episodes, in steps"
+    SECONDS = "seconds", "speed", "wall time since the start, in seconds"
+    STEPS_PER_SECOND = "steps_per_second", "speed", "steps per second since the last row, evaluations not counted"
+    UPDATES_PER_SECOND = "updates_per_second", "speed", "updates per second since the last row, evaluations not counted"
+
+    @property
+    def tag(self) -> str:
+        """The name in TensorBoard."""
+        return f"{self.group}/{self.removeprefix('eval_')}"
+
+
+TIMING = tuple(metric for metric in Metric if metric.group == "speed")
+DETERMINISTIC = tuple(metric for metric in Metric if metric.group != "speed")
+
+
+def glossary() -> list[tuple[str, str]]:
+    """Name and meaning of everything in `metrics.csv` and `timing.csv`, in the order of the columns."""
+    x_axis = ("steps", "agent decisions since the start, summed over all environments")
+    return [x_axis, *((metric.value, metric.text) for metric in Metric)]
+
+
+class MetricsLog:
+    """A run's CSV files, and TensorBoard's event file beside them unless `logger=csv`.
+
+    Every method raises `StorageError` where the disk refuses.
+    """
+
+    def __init__(self, run_dir: Path, logger: Logger):
+        self._metrics = _Table(run_dir / "metrics.csv", ["steps", *DETERMINISTIC])
+        self._episodes = _Table(run_dir / "episodes.csv", ["steps", "lane", "episode", "score", "length"])
+        self._timing = _Table(run_dir / "timing.csv", ["steps", *TIMING])
+        self._steps = 0
+        self._events: EventFile | None = None
+        if logger is Logger.tensorboard:
+            from dqn_cli.training.event_file import EventFile
+
+            self._events = EventFile(run_dir)
+
+    def episode(self, steps: int, stats: EpisodeStats) -> None:
+        """A training episode that finished by `steps`; on disk with the next row."""
+        self._episodes.add([steps, stats.lane, stats.episode, stats.score, stats.length])
+
+    def row(self, steps: int, values: Mapping[str, float]) -> None:
+        """A row of `metrics.csv`, empty where `values` has nothing. `KeyError` for a name that is no metric of it."""
+        self._log(self._metrics, DETERMINISTIC, steps, values)
+        self._episodes.flush()
+
+    def timing(self, steps: int, seconds: float, steps_per_second: float, updates_per_second: float) -> None:
+        """A row of `timing.csv`."""
+        values: dict[str, float] = {
+            Metric.SECONDS: seconds,
+            Metric.STEPS_PER_SECOND: steps_per_second,
+            Metric.UPDATES_PER_SECOND: updates_per_second,
+        }
+        self._log(self._timing, TIMING, steps, values)
+
+    def config_card(self, config: Mapping[str, Any]) -> None:
+        """The configuration as text in TensorBoard."""
+        if self._events:
+            self._events.text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(dict(config)))}```")
+
+    def hparams(self, config: Mapping[str, Any], final: Mapping[str, float]) -> None:
+        """A row of TensorBoard's HPARAMS table: the configuration, and the metrics that the run ended with."""
+        if self._events:
+            self._events.scalars(self._steps, {f"final/{name}": value for name, value in final.items()})
+            self._events.hparams(dict(_leaves(config)))
+
+    def close(self) -> None:
+        """Write what is buffered and close the files."""
+        self._episodes.flush()
+        for table in (self._metrics, self._episodes, self._timing):
+            table.close()
+        if self._events:
+            self._events.close()
+
+    def _log(self, table: _Table, columns: tuple[Metric, ...], steps: int, values: Mapping[str, float]) -> None:
+        if unknown := values.keys() - set(columns):
+            raise KeyError(f"no metric called {', '.join(sorted(unknown))}")
+        table.add([steps, *(values.get(metric) for metric in columns)])
+        table.flush()
+        self._steps = steps
+        if self._events:
+            self._events.scalars(steps, {metric.tag: values[metric] for metric in columns if metric in values})
+
+
+class _Table:
+    """A CSV file of numbers. Lines are kept back until `flush` writes them, all of them or none."""
+
+    def __init__(self, path: Path, columns: Iterable[str]):
+        self._path = path
+        self._lines = [",".join(columns) + "\n"]
+        with writing(path):
+            self._file = path.open("wb", buffering=0)
+        self.flush()
+
+    def add(self, values: Iterable[float | None]) -> None:
+        """One more line."""
+        self._lines.append(",".join(map(_exact, values)) + "\n")
+
+    def flush(self) -> None:
+        """Write the lines; where the disk is full halfway, take back the part that was written."""
+        data = "".join(self._lines).encode("ascii")
+        self._lines.clear()
+        with writing(self._path):
+            end = self._file.tell()
+            try:
+                while data:
+                    data = data[self._file.write(data) :]
+            except OSError:
+                self._file.truncate(end)
+                raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _exact(value: float | None) -> str:
+    """The shortest text that reads back as the same number; NumPy's numbers too."""
+    if value is None:
+        return ""
+    return repr(int(value)) if isinstance(value, Integral) else repr(float(value))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, bool | float | str]]:
+    """Leaves of nested mappings by dotted name; whatever HPARAMS has no type for becomes text."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,70 @@
+"""When things happen in a run: pure arithmetic on its counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dqn_cli.schedules import Schedule, crossings
+
+
+@dataclass
+class Counters:
+    """How far a run is. Steps are agent decisions, summed over all environments."""
+
+    steps: int = 0
+    updates: int = 0
+    episodes: int = 0
+    target_syncs: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updates:
+    """The replay ratio: `per_round` updates at every multiple of `every_steps`, beyond `starts_steps`.
+
+    `first_row_steps` is when the memory holds its first row for certain, the action in flight included; no update can
+    be due before, so a start of 0 means as soon as there is something to learn from.
+    """
+
+    every_steps: int
+    per_round: int
+    starts_steps: int
+    first_row_steps: int
+
+    def due(self, before: int, after: int) -> int:
+        """Updates for the decisions in (before, after]: exact for any stride and any odd period."""
+        start = max(before, self.starts_steps, self.first_row_steps - 1)
+        return self.per_round * crossings(start, after, self.every_steps) if after > start else 0
+
+
+@dataclass(frozen=True)
+class Sync:
+    """The target network is updated at every multiple of `every`, counted in steps, updates or episodes."""
+
+    every: int
+    unit: str
+
+    def due(self, before: Counters, after: Counters) -> int:
+        """Syncs between two states of the counters."""
+        return crossings(getattr(before, self.unit), getattr(after, self.unit), self.every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The schedule of a run. `updates` is None where each transition is learnt once, right after it is stored."""
+
+    total_steps: int
+    epsilon: Schedule
+    batch_size: int
+    updates: Updates | None
+    sync: Sync | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Periods:
+    """Steps between the events beside the learning, in a run of `total` steps; None for never before the end."""
+
+    total: int
+    log: int
+    evaluate: int | None
+    checkpoint: int | None
+    stop_at_return: float | None

@@ -1,0 +1,114 @@
+"""The live view of a run: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+DRAW_EVERY_S = 0.2
+LINE_EVERY_S = 30.0
+SPEED_OVER_S = 10.0
+MIN_BAR, MAX_BAR = 8, 40
+# what is shown, by metric; where the terminal is narrow, the last ones are left out
+LABELS = {
+    "return_mean": ("return", "{:,.1f}"),
+    "eval_return_mean": ("eval", "{:,.1f}"),
+    "epsilon": ("epsilon", "{:.3g}"),
+    "loss": ("loss", "{:.3g}"),
+}
+
+
+class Progress:
+    """Where a run is: steps, speed, time left, and the newest numbers."""
+
+    def __init__(
+        self, total_steps: int, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ):
+        self._total = total_steps
+        self._console = console or Console()
+        self._clock = clock
+        self._steps = 0
+        self._view: dict[str, float] = {}
+        self._samples = deque([(clock(), 0)])  # (time, steps) of the last seconds
+        self._drawn_at, self._drawn_steps = clock(), 0
+        self._live: Live | None = None
+        if self._console.is_interactive:
+            self._live = Live(self, console=self._console, auto_refresh=False)
+            self._live.start(refresh=True)
+
+    def update(self, steps: int, **view: float) -> None:
+        """Take the newest numbers, by their names in `LABELS`; those not given stay as they were. Draws when due."""
+        self._steps = steps
+        self._view |= view
+        now = self._clock()
+        if self._live is not None:
+            due = now - self._drawn_at >= DRAW_EVERY_S
+        else:
+            tenth = steps * 10 // self._total > self._drawn_steps * 10 // self._total
+            due = tenth or now - self._drawn_at >= LINE_EVERY_S
+        if due:
+            self._draw(now)
+
+    def note(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self._print(text)
+
+    def close(self) -> None:
+        """Show the last state and leave the terminal as it was."""
+        if self._live is None:
+            if self._steps > self._drawn_steps:
+                self._draw(self._clock())
+        elif self._live.is_started:
+            self._draw(self._clock())
+            self._live.stop()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """One line that fits: the bar takes what the fields leave, and the last fields go first."""
+        percent, *fields = self._fields()
+        room = options.max_width - MIN_BAR - 1 - len(percent)
+        shown = percent
+        for field in fields:
+            room -= len(" | " + field)
+            if room < 0:
+                break
+            shown += " | " + field
+        bar = min(MAX_BAR, max(1, options.max_width - 1 - len(shown)))
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_column(width=bar)
+        line.add_column(no_wrap=True, overflow="crop")
+        line.add_row(ProgressBar(self._total, min(self._steps, self._total), width=bar), Text(shown))
+        yield line
+
+    def _draw(self, now: float) -> None:
+        self._drawn_at, self._drawn_steps = now, self._steps
+        self._samples.append((now, self._steps))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - SPEED_OVER_S:
+            self._samples.popleft()
+        if self._live is not None:
+            self._live.refresh()
+        else:
+            percent, speed, eta, *view = self._fields()
+            self._print(" | ".join([f"step {self._steps:,}/{self._total:,} {percent.strip()}", speed, *view, eta]))
+
+    def _fields(self) -> list[str]:
+        """Percentage, speed, time left, and the view in the order of `LABELS`."""
+        (begin, first), (end, last) = self._samples[0], self._samples[-1]
+        speed = (last - first) / (end - begin) if end > begin else 0.0
+        left = max(self._total - self._steps, 0)
+        eta = str(timedelta(seconds=round(left / speed))) if speed > 0 else "-:--:--"
+        view = [
+            f"{label} {form.format(self._view[name])}" for name, (label, form) in LABELS.items() if name in self._view
+        ]
+        percent = min(self._steps * 100 // self._total, 100)
+        return [f"{percent:3d}%", f"{speed:,.0f} steps/s", f"eta {eta}", *view]
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

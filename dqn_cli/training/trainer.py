@@ -1,0 +1,139 @@
+"""The loop of DQN: act, learn while the environments step, store (Mnih et al. 2015, algorithm 1).
+
+Learning happens between `send` and `recv`, always. The policy is never stale; the only difference from the textbook's
+order is that a batch cannot hold the newest transition of each environment yet. So it makes no difference to a
+single bit whether the environments step meanwhile, in threads of their own, or only when `recv` is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqn_cli.training.plan import Counters, Plan
+from dqn_cli.types import Batch, StepResult, UpdateResult
+
+
+class Envs(Protocol):
+    """E environments that step at once."""
+
+    num_envs: int
+
+    def reset(self) -> NDArray[np.generic]:
+        """First frames of all environments, `[E, *frame_shape]`."""
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        """Let the environments start to step."""
+
+    def recv(self) -> StepResult:
+        """Wait for them."""
+
+
+class Acts(Protocol):
+    """Chooses actions."""
+
+    def act(self, frame: NDArray[np.generic], first: NDArray[np.bool_], epsilon: float) -> NDArray[np.int64]:
+        """Actions `[E]` for frames `[E, *frame_shape]`, of which some are the first of an episode."""
+
+
+class Memory(Protocol):
+    """Stores and returns transitions."""
+
+    def start(self, frame: NDArray[np.generic]) -> None:
+        """Take the first frames."""
+
+    def append(self, action: NDArray[np.int64], step: StepResult) -> int:
+        """Store a step of all environments; returns how many transitions it finished."""
+
+    def sample(self, batch_size: int) -> Batch:
+        """Transitions drawn at random."""
+
+    def newest(self, count: int) -> Batch:
+        """The transitions stored last, in their order."""
+
+
+class Learns(Protocol):
+    """Changes the networks."""
+
+    def update(self, batch: Batch, step: int) -> UpdateResult:
+        """One gradient update."""
+
+    def sync_target(self) -> None:
+        """Move the target network to the online network."""
+
+
+class Watches(Protocol):
+    """Everything beside the learning: logs, evaluations, checkpoints, Ctrl-C."""
+
+    def after_step(self, before: Counters, now: Counters, step: StepResult, result: UpdateResult | None) -> bool:
+        """Do what is due; True ends the run."""
+
+
+class Trainer:
+    """One run of the loop."""
+
+    def __init__(self, plan: Plan, envs: Envs, actor: Acts, memory: Memory, learner: Learns, watcher: Watches):
+        self.counters = Counters()
+        self._plan = plan
+        self._envs = envs
+        self._actor = actor
+        self._memory = memory
+        self._learner = learner
+        self._watcher = watcher
+        self.result: UpdateResult | None = None
+
+    def run(self) -> None:
+        """Train until `total_steps`, or until the watcher says that it is enough."""
+        plan, envs, now = self._plan, self._envs, self.counters
+        frame, first = envs.reset(), np.ones(envs.num_envs, dtype=np.bool_)
+        self._memory.start(frame)
+        while now.steps < plan.total_steps:
+            before = replace(now)
+            in_flight = now.steps + envs.num_envs
+            action = self._actor.act(frame, first, plan.epsilon(now.steps))
+            envs.send(action)
+            if plan.updates is not None:
+                for _ in range(plan.updates.due(now.steps, in_flight)):
+                    self._learn(self._memory.sample(plan.batch_size))
+            step = envs.recv()
+            rows = self._memory.append(action, step)
+            now.steps, now.episodes = in_flight, now.episodes + len(step.episodes)
+            if plan.updates is None:
+                self._learn_newest(rows)
+            if plan.sync is not None and plan.sync.unit != "updates":
+                self._sync(before)
+            if self._watcher.after_step(before, now, step, self.result):
+                break
+            frame, first = step.frame, step.first
+
+    def _learn(self, batch: Batch) -> None:
+        before = replace(self.counters)
+        self.result = self._learner.update(batch, self.counters.steps)
+        self.counters.updates += 1
+        if self._plan.sync is not None and self._plan.sync.unit == "updates":
+            self._sync(before)
+
+    def _learn_newest(self, rows: int) -> None:
+        """Learn each of the newest rows once, one after the other: a table's entry moves by alpha times its error."""
+        if rows:
+            batch = self._memory.newest(rows)
+            for row in range(rows):
+                one = slice(row, row + 1)
+                self._learn(
+                    Batch(
+                        obs=batch.obs[one],
+                        action=batch.action[one],
+                        reward=batch.reward[one],
+                        discount=batch.discount[one],
+                        next_obs=batch.next_obs[one],
+                    )
+                )
+
+    def _sync(self, before: Counters) -> None:
+        assert self._plan.sync is not None
+        for _ in range(self._plan.sync.due(before, self.counters)):
+            self._learner.sync_target()
+            self.counters.target_syncs += 1

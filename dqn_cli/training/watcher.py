@@ -1,0 +1,235 @@
+"""Everything beside the learning: what a run logs, evaluates and saves, and how it reacts to Ctrl-C."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from dqn_cli.errors import Interrupted, NumericalError
+from dqn_cli.schedules import Schedule, crossings
+from dqn_cli.training.evaluator import EvalResult, Evaluator
+from dqn_cli.training.plan import Counters, Periods
+from dqn_cli.types import EpisodeStats, StepResult, UpdateResult
+
+if TYPE_CHECKING:
+    from dqn_cli.training.metrics import MetricsLog
+    from dqn_cli.training.progress import Progress
+
+RECENT_EPISODES = 100
+DRAW_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation and the step it was made at."""
+
+    step: int
+    result: EvalResult
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How to save a run: periodically, as a new best, and at the end. Each takes the step and the run's state."""
+
+    periodic: Callable[[int, dict[str, Any]], object]
+    best: Callable[[int, dict[str, Any]], object]
+    final: Callable[[int, dict[str, Any]], object]
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """Where numbers go, and the schedules among them."""
+
+    metrics: MetricsLog
+    progress: Progress
+    epsilon: Schedule
+    lr: Schedule
+
+
+@dataclass
+class Clock:
+    """Wall time, with the time spent on evaluations and checkpoints kept apart."""
+
+    begin: float = field(default_factory=time.perf_counter)
+    paused: float = 0.0
+    lap_seconds: float = 0.0
+    lap: Counters = field(default_factory=Counters)
+    next_draw: float = 0.0
+
+    def working_seconds(self) -> float:
+        """Seconds in the loop since the start."""
+        return time.perf_counter() - self.begin - self.paused
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time that is not the loop's."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.paused += time.perf_counter() - begin
+
+
+class Watcher:
+    """Called after every step of the loop; `finish` ends a run."""
+
+    def __init__(self, periods: Periods, evaluator: Evaluator, saving: Saving, sinks: Sinks):
+        self.best: Evaluation | None = None
+        self.last: Evaluation | None = None
+        self.reached_goal = False
+        self._periods = periods
+        self._evaluator = evaluator
+        self._saving = saving
+        self.sinks = sinks
+        self._scores: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self._lengths: deque[int] = deque(maxlen=RECENT_EPISODES)
+        self._interrupted = threading.Event()
+        self._now = Counters()
+        self.clock = Clock()
+
+    @contextmanager
+    def catching_ctrl_c(self) -> Iterator[None]:
+        """Let the first Ctrl-C ask for an orderly end between two steps; the second one ends at once."""
+        if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+            yield
+            return
+
+        def on_signal(number: int, frame: object) -> None:
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
+            self._interrupted.set()
+
+        previous = signal.signal(signal.SIGINT, on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def after_step(self, before: Counters, now: Counters, step: StepResult, result: UpdateResult | None) -> bool:
+        """Log, evaluate and save what is due between the two states; True when the run has reached its goal."""
+        self._now = now
+        for stats in step.episodes:
+            self._count(now.steps, stats)
+        self._check_interrupt()
+        self._draw(result)
+        evaluation = self._evaluate(result) if self._evaluation_due(before, now) else None
+        if evaluation is not None or crossings(before.steps, now.steps, self._periods.log):
+            self._log(result, evaluation)
+        goal = self._periods.stop_at_return
+        self.reached_goal = goal is not None and evaluation is not None and evaluation.mean >= goal
+        if self._periods.checkpoint is not None and crossings(before.steps, now.steps, self._periods.checkpoint):
+            self._save(self._saving.periodic, result)
+        return self.reached_goal
+
+    def finish(self, result: UpdateResult | None) -> None:
+        """Save the policy that the run ended with; its evaluation was due at the last step."""
+        self._save(self._saving.final, result)
+
+    def save_interrupted(self) -> None:
+        """Save where the run was stopped."""
+        self._saving.periodic(self._now.steps, self._state())
+
+    def _save(self, save: Callable[[int, dict[str, Any]], object], result: UpdateResult | None) -> None:
+        self._require_finite(result)
+        with self.clock.pause():
+            save(self._now.steps, self._state())
+
+    def _evaluation_due(self, before: Counters, now: Counters) -> bool:
+        """Every so many steps, and at the end of the run."""
+        period = self._periods.evaluate
+        return now.steps >= self._periods.total or (
+            period is not None and crossings(before.steps, now.steps, period) > 0
+        )
+
+    def _state(self) -> dict[str, Any]:
+        best = None if self.best is None else {"step": self.best.step, "return_mean": self.best.result.mean}
+        return {"counters": asdict(self._now), "best": best}
+
+    def _count(self, steps: int, stats: EpisodeStats) -> None:
+        self._scores.append(stats.score)
+        self._lengths.append(stats.length)
+        self.sinks.metrics.episode(steps, stats)
+
+    def _check_interrupt(self) -> None:
+        if self._interrupted.is_set():
+            raise Interrupted(f"stopped by Ctrl-C at step {self._now.steps:,}")
+
+    def _require_finite(self, result: UpdateResult | None) -> None:
+        """NaN in the weights never leaves them, so that looking at the newest loss now and then is enough."""
+        if result is not None and not math.isfinite(loss := float(result.loss)):
+            raise NumericalError(
+                f"diverged: loss is {loss} by update {self._now.updates:,} (step {self._now.steps:,}); "
+                "try a smaller optimizer.lr, or optimizer.max_grad_norm=10"
+            )
+
+    def _returns(self) -> dict[str, float]:
+        if not self._scores:
+            return {}
+        return {
+            "return_mean": sum(self._scores) / len(self._scores),
+            "length_mean": sum(self._lengths) / len(self._lengths),
+        }
+
+    def _log(self, result: UpdateResult | None, evaluation: EvalResult | None) -> None:
+        self._require_finite(result)
+        now, sinks = self._now, self.sinks
+        row = {**asdict(now), "epsilon": sinks.epsilon(now.steps), "lr": sinks.lr(now.steps), **self._returns()}
+        del row["steps"]
+        if result is not None:
+            row |= {"loss": float(result.loss), "q_mean": float(result.mean_q)}
+            if result.grad_norm is not None:
+                row["grad_norm"] = float(result.grad_norm)
+        if evaluation is not None:
+            row |= {
+                "eval_return_mean": evaluation.mean,
+                "eval_return_sd": evaluation.sd,
+                "eval_length_mean": evaluation.mean_length,
+            }
+        sinks.metrics.row(now.steps, row)
+        self._time()
+
+    def _time(self) -> None:
+        clock, now = self.clock, self._now
+        seconds = clock.working_seconds()
+        lap = max(seconds - clock.lap_seconds, 1e-9)
+        steps, updates = now.steps - clock.lap.steps, now.updates - clock.lap.updates
+        if steps:
+            wall = time.perf_counter() - clock.begin
+            self.sinks.metrics.timing(now.steps, wall, steps / lap, updates / lap)
+            clock.lap_seconds, clock.lap = seconds, replace(now)
+
+    def _draw(self, result: UpdateResult | None) -> None:
+        if time.perf_counter() < self.clock.next_draw:
+            return
+        self.clock.next_draw = time.perf_counter() + DRAW_EVERY_S
+        now, view = self._now, {"epsilon": self.sinks.epsilon(self._now.steps)}
+        if self._scores:
+            view["return_mean"] = self._returns()["return_mean"]
+        if self.last is not None:
+            view["eval_return_mean"] = self.last.result.mean
+        if result is not None:
+            view["loss"] = float(result.loss)
+        self.sinks.progress.update(now.steps, **view)
+
+    def _evaluate(self, result: UpdateResult | None) -> EvalResult:
+        """Evaluate; a policy that looks at least as good as the best is played again on fresh seeds, and that counts.
+
+        The second look is what keeps luck out: the best of many noisy evaluations is too good on average.
+        """
+        self._require_finite(result)
+        with self.clock.pause():
+            found = self._evaluator.run(self._check_interrupt)
+            self.last = Evaluation(self._now.steps, found)
+            if self.best is None or found.mean >= self.best.result.mean:
+                confirmed = self._evaluator.confirm(self._now.steps, self._check_interrupt)
+                if self.best is None or confirmed.mean >= self.best.result.mean:
+                    self.best = Evaluation(self._now.steps, confirmed)
+                    self._saving.best(self._now.steps, self._state())
+        return found

@@ -1,0 +1,153 @@
+"""From plain data to dataclasses, or to one line that says why not: names, choices and types. Imports no torch.
+
+Ranges are checked by `config.check_ranges`, rules between groups by `settle.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import Field, asdict, fields
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dqn_cli.config import CHOICES, Config, EnvConfig, RunConfig
+from dqn_cli.errors import ConfigError
+
+SECTIONS = ("env", *CHOICES, "run")
+_NAMES = {(group, "name") for group in CHOICES}
+
+
+def _all_settings() -> dict[str, dict[str, Field[Any]]]:
+    settings: dict[str, dict[str, Field[Any]]] = {}
+    for section, choices in {"env": {"": EnvConfig}, **CHOICES, "run": {"": RunConfig}, "": {"": Config}}.items():
+        for choice, cls in choices.items():
+            for f in fields(cls):
+                if f.metadata:  # a knob, not a section or a choice's name
+                    settings.setdefault(f"{section}.{f.name}".lstrip("."), {})[choice] = f
+    return settings
+
+
+# dotted key -> the choices of its group that have it ("" where the group has no choices) -> field
+SETTINGS = _all_settings()
+
+
+def typed(data: Mapping[str, Any]) -> Config:
+    """Dataclasses, each group's chosen by its `name`, from plain data: Hydra's, or a checkpoint's JSON.
+
+    Raises `ConfigError` for unknown keys, wrong types, missing values and strings that would be evaluated.
+    """
+    _refuse_interpolations("", data)
+    config = Config(**{group: _choice(group, data.get(group))() for group in CHOICES})
+    chosen = {group: getattr(config, group).name for group in CHOICES}
+    for key, value in _leaves(data):
+        check_key(key, chosen)
+        _check_container(key, value)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(config), dict(data))
+        for key in sorted(OmegaConf.missing_keys(merged)):
+            raise ConfigError(f"{key} has no value; write {key}=...{', such as CartPole-v1' * (key == 'env.id')}")
+        return cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise wrong_value(error, error.full_key or "configuration") from None
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """JSON-able data that `typed` turns into the same configuration again."""
+    return cast(dict[str, Any], _plain(asdict(config)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def _refuse_interpolations(key: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _refuse_interpolations(f"{key}.{name}".lstrip("."), item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_interpolations(key, item)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{key}={value} would be evaluated; write the value itself")
+
+
+def _choice(group: str, section: Any) -> type:
+    name = section.get("name") if isinstance(section, Mapping) else section
+    if isinstance(section, Mapping) and isinstance(name, str) and name in CHOICES[group]:
+        return CHOICES[group][name]
+    raise ConfigError(f"{group}={name} is not a choice; write one of {', '.join(CHOICES[group])}")
+
+
+def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in data.items():
+        if name not in SECTIONS:
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from ((f"{name}.{leaf}", item) for leaf, item in value.items() if (name, leaf) not in _NAMES)
+        else:
+            raise ConfigError(f"{name}={value} is not a group of settings; write {name}.<setting>=...")
+
+
+def _check_container(key: str, value: Any) -> None:
+    kind = str(next(iter(SETTINGS[key].values())).type)
+    if kind.startswith("list") != isinstance(value, list) or kind.startswith("dict") != isinstance(value, Mapping):
+        form = f"{key}=[1,2]" if kind.startswith("list") else f"{key}.x=1" if kind.startswith("dict") else f"{key}=..."
+        raise ConfigError(f"{key}={value} has the wrong form; write {form}, see dqn-train --help {key}")
+
+
+def check_key(key: str, chosen: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for a key that nothing has, or that the `chosen` choice of its group does not have."""
+    group, owners = key.partition(".")[0], SETTINGS.get(key)
+    if owners is None:
+        raise ConfigError(f"unknown setting {key}{_similar_settings(key) or '; see dqn-train --list settings'}")
+    if group in chosen and chosen[group] not in owners:
+        raise ConfigError(
+            f"{key} does nothing with {group}={chosen[group]}: it belongs to {', '.join(owners)}; "
+            "remove it or use one of those"
+        )
+
+
+def suggestion(word: str, words: Collection[str]) -> str:
+    """`; did you mean X?` with the nearest of `words`, whatever their case; empty where none is near."""
+    folded = {w.casefold(): w for w in words}
+    near = get_close_matches(word.casefold(), folded, n=1)
+    return f"; did you mean {folded[near[0]]}?" if near else ""
+
+
+def _similar_settings(key: str) -> str:
+    words = f" {key.rpartition('.')[2].replace('_', ' ')} ".casefold()
+    same = [name for name in SETTINGS if name.rpartition(".")[2].replace("_", " ") == words.strip()]
+    meant = same or [name for name, owners in SETTINGS.items() for f in owners.values() if words in _text(f)]
+    if 0 < len(set(meant)) <= 2:
+        return f"; did you mean {' or '.join(dict.fromkeys(meant))}?"
+    leaves = {name.rpartition(".")[2]: name for name in SETTINGS}
+    near = get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=0.75)
+    return f"; did you mean {leaves[near[0]]}?" if near else suggestion(key, [*SETTINGS, *SECTIONS])
+
+
+def _text(f: Field[Any]) -> str:
+    return f" {f.metadata['text']} ".replace(",", " ").casefold()
+
+
+_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
+def wrong_value(error: OmegaConfBaseException, key: str) -> ConfigError:
+    """The line for a value of `key` that OmegaConf refused."""
+    text, remedy = str(error).splitlines()[0], f"see dqn-train --help {key.partition('[')[0]}"
+    if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", text):
+        return ConfigError(f"{key}={match[1]} is not {_KINDS.get(match[2], match[2])}; {remedy}")
+    if match := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", text):
+        return ConfigError(f"{key}={match[1]} is not one of {match[2]}{suggestion(match[1], match[2].split(', '))}")
+    if "not Optional" in text or "'None'" in text:
+        return ConfigError(f"{key}=null is not possible; write a value or leave it out")
+    return ConfigError(f"{key} is wrong ({text}); {remedy}")

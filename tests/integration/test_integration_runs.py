@@ -1,0 +1,341 @@
+"""Whole runs in this process: determinism, overlap, dead knobs, Q-learning against a naive twin, weights handed on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dqn_cli import build
+from dqn_cli import config as configs
+from dqn_cli.config import (
+    AdamConfig,
+    Config,
+    DdqnConfig,
+    EnvConfig,
+    EpsilonConfig,
+    EvalConfig,
+    MlpConfig,
+    OnlineConfig,
+    QlearningConfig,
+    RmspropConfig,
+    RmspropNatureConfig,
+    RunConfig,
+    SgdConfig,
+    TableConfig,
+    TdqnConfig,
+    UniformConfig,
+    VdqnConfig,
+)
+from dqn_cli.envs.vector import GymLanes
+from dqn_cli.errors import CheckpointError, NumericalError
+from dqn_cli.training import checkpoint as checkpoints
+
+
+def small(**changes: Any) -> Config:
+    """A CartPole run of a few seconds that does everything at least twice."""
+    run = RunConfig(
+        total_steps=400,
+        learning_starts_steps=50,
+        update_every_steps=3,
+        updates_per_round=2,
+        eval_every_steps=150,
+        eval_episodes=3,
+        log_every_steps=70,
+        checkpoint_every_steps=120,
+    )
+    parts: dict[str, Any] = {
+        "env": EnvConfig(id="CartPole-v1"),
+        "network": MlpConfig(hidden=[16]),
+        "variant": DdqnConfig(target_every=20),
+        "replay": UniformConfig(capacity=300, batch_size=8),
+        "exploration": EpsilonConfig(over_steps=200),
+        "optimizer": AdamConfig(),
+        "run": run,
+    }
+    return Config(**{**parts, **changes})
+
+
+def frozen_lake(**changes: Any) -> Config:
+    parts: dict[str, Any] = {
+        "env": EnvConfig(id="FrozenLake-v1"),
+        "network": TableConfig(),
+        "variant": QlearningConfig(),
+        "replay": OnlineConfig(),
+        "optimizer": SgdConfig(lr=0.1),
+        "loss": configs.Loss.mse,
+        "exploration": EpsilonConfig(over_steps=500, end=0.3),
+        "run": RunConfig(total_steps=3_000, eval_every_steps=None, checkpoint_every_steps=None),
+    }
+    return Config(**{**parts, **changes})
+
+
+def fingerprint(config: Config, folder: Path) -> dict[str, bytes]:
+    """Every byte that a run determines: networks, optimiser, replay, streams and the deterministic tables."""
+    folder.mkdir(parents=True)
+    with ExitStack() as stack:
+        run = build.assemble(config, folder, stack)
+        run.trainer.run()
+        run.watcher.finish(run.trainer.result)
+        found = {f"model.{name}": tensor.numpy().tobytes() for name, tensor in run.learner.model_state().items()}
+        found |= {f"optimizer.{name}": t.numpy().tobytes() for name, t in run.learner.optimizer_state().items()}
+        found |= {f"replay.{name}": array.tobytes() for name, array in run.memory.state_dict().items()}
+        found |= {f"stream.{name}": repr(s.bit_generator.state).encode() for name, s in run.streams.items()}
+    found |= {path.name: path.read_bytes() for path in (folder / "metrics.csv", folder / "episodes.csv")}
+    for path in sorted((folder / "checkpoints").rglob("*.safetensors")):
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+VARIETY = {
+    "ddqn": small(),
+    "vdqn": small(variant=VdqnConfig(), loss=configs.Loss.mse, optimizer=RmspropNatureConfig(lr=1e-3)),
+    "three lanes, three steps": small(num_envs=3, replay=UniformConfig(capacity=300, batch_size=8, n_step=3)),
+    "polyak, episodes, acting target": small(
+        variant=TdqnConfig(
+            target_every=1, target_unit=configs.TargetUnit.episodes, tau=0.1, act_with=configs.ActWith.target
+        )
+    ),
+    "stacked": small(env=EnvConfig(id="CartPole-v1", frame_stack=3)),
+    "q-learning": frozen_lake(),
+}
+
+
+@pytest.mark.parametrize("config", VARIETY.values(), ids=VARIETY.keys())
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(config: Config, tmp_path: Path) -> None:
+    first, again = fingerprint(config, tmp_path / "a"), fingerprint(config, tmp_path / "b")
+    assert first.keys() == again.keys()
+    assert [name for name in first if first[name] != again[name]] == []
+    other = fingerprint(dataclasses.replace(config, seed=1), tmp_path / "c")
+    assert other["model.online." + _first_weight(other)] != first["model.online." + _first_weight(first)]
+    assert other["episodes.csv"] != first["episodes.csv"]
+
+
+def _first_weight(found: dict[str, bytes]) -> str:
+    return next(name for name in found if name.startswith("model.online.")).removeprefix("model.online.")
+
+
+class Overlapped(GymLanes):
+    """Environments that step in a thread of their own, from `send` on."""
+
+    def send(self, actions: np.ndarray) -> None:
+        super().send(actions)
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        self._step_result = super().recv()
+
+    def recv(self) -> Any:
+        self._thread.join()
+        return self._step_result
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_learning_while_the_environments_step_changes_no_bit(
+    num_envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(num_envs=num_envs)
+    sequential = fingerprint(config, tmp_path / "sequential")
+    monkeypatch.setattr(build, "GymLanes", Overlapped)
+    overlapped = fingerprint(config, tmp_path / "overlapped")
+    assert sequential == overlapped
+
+
+@contextmanager
+def recording_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[tuple[str, str]]]:
+    """Which settings the package reads to act on them; copying and checking a configuration does not count."""
+    reads: set[tuple[str, str]] = set()
+
+    def watched(cls: type) -> Callable[[Any, str], Any]:
+        def read(self: Any, name: str) -> Any:
+            module = sys._getframe(1).f_globals["__name__"]
+            if module.startswith("dqn_cli.") and module not in {"dqn_cli.config", "dqn_cli.validate"}:
+                reads.add((cls.__name__, name))
+            return object.__getattribute__(self, name)
+
+        return read
+
+    for cls in vars(configs).values():
+        if dataclasses.is_dataclass(cls) and isinstance(cls, type):
+            monkeypatch.setattr(cls, "__getattribute__", watched(cls), raising=False)
+    yield reads
+
+
+def test_every_knob_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [
+        *VARIETY.values(),
+        small(optimizer=RmspropConfig(lr_schedule=configs.LrSchedule.linear)),
+        small(exploration=EpsilonConfig(schedule=configs.EpsilonSchedule.exponential)),
+        small(optimizer=RmspropNatureConfig(lr_schedule=configs.LrSchedule.linear)),
+        small(optimizer=SgdConfig(lr_schedule=configs.LrSchedule.linear)),
+        small(optimizer=AdamConfig(lr_schedule=configs.LrSchedule.linear)),
+    ]
+    with recording_reads(monkeypatch) as reads:
+        for number, config in enumerate(runs):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            with ExitStack() as stack:
+                build.assemble(config, folder, stack)
+    chosen = {cls for group in configs.CHOICES.values() for cls in group.values()} | {Config, EnvConfig, RunConfig}
+    missed = {
+        f"{cls.__name__}.{f.name}"
+        for cls in chosen
+        for f in dataclasses.fields(cls)
+        if (cls.__name__, f.name) not in reads and (f.name != "name" or cls in configs.CHOICES["variant"].values())
+    }
+    assert missed == set()
+
+
+@pytest.mark.parametrize(("num_envs", "n_step"), [(1, 1), (3, 1), (1, 3)])
+def test_q_learning_equals_its_naive_twin(
+    num_envs: int, n_step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = frozen_lake(num_envs=num_envs, replay=OnlineConfig(n_step=n_step), discount=0.97)
+    steps: list[tuple[np.ndarray, np.ndarray, Any]] = []
+    with ExitStack() as stack:
+        run = build.assemble(config, tmp_path, stack)
+        append, start = run.memory.append, run.memory.start
+        seen: list[np.ndarray] = []
+
+        def spying_start(frame: np.ndarray) -> None:
+            seen.append(frame.argmax(1))
+            start(frame)
+
+        def spying_append(action: np.ndarray, step: Any) -> int:
+            successor = step.next_frame.argmax(1)
+            steps.append((seen[-1], action.copy(), (step.reward.copy(), successor, step.terminated.copy(), step.first.copy())))
+            seen.append(step.frame.argmax(1))
+            return append(action, step)
+
+        monkeypatch.setattr(run.memory, "append", spying_append)
+        monkeypatch.setattr(run.memory, "start", spying_start)
+        run.trainer.run()
+        table = dict(run.learner.online.named_parameters())
+    q = np.zeros((16, 4))
+    windows: list[list[tuple[int, int, float]]] = [[] for _ in range(num_envs)]
+    for state, action, (reward, successor, terminated, first) in steps:
+        for lane in range(num_envs):
+            window = windows[lane]
+            window.append((state[lane], action[lane], reward[lane]))
+            over = terminated[lane] or first[lane]
+            while window and (over or len(window) == n_step):
+                s, a, _ = window[0]
+                gain = sum(0.97**i * r for i, (_, _, r) in enumerate(window))
+                bootstrap = 0.0 if terminated[lane] else 0.97 ** len(window) * q[successor[lane]].max()
+                q[s, a] += 0.1 * (gain + bootstrap - q[s, a])
+                window.pop(0)
+    (weight,) = table.values()
+    assert np.count_nonzero(q) > 10
+    np.testing.assert_allclose(weight.detach().numpy().T if weight.shape[0] == 4 else weight.detach().numpy(), q, atol=1e-6)
+
+
+def test_weights_are_handed_on(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    summary = build.train_run(small(), first, [], ["dqn-train"])
+    begun = small(init_from=str(first), variant=VdqnConfig())
+    (tmp_path / "second").mkdir()
+    with ExitStack() as stack:
+        run = build.assemble(begun, tmp_path / "second", stack)
+        given = checkpoints.read(checkpoints.find(first, "best")).model
+        for name, weight in run.learner.online.state_dict().items():
+            assert torch.equal(weight, given[f"online.{name}"])
+    assert summary.metric == summary.final.result.mean
+    (tmp_path / "third").mkdir()
+    with ExitStack() as stack, pytest.raises(CheckpointError, match=r"init_from=.*is not of the network configured"):
+        build.assemble(small(init_from=str(first), network=MlpConfig(hidden=[8])), tmp_path / "third", stack)
+
+
+def test_a_target_network_begins_as_a_copy_of_the_weights_handed_on(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    build.train_run(small(), tmp_path / "first", [], ["dqn-train"])
+    (tmp_path / "second").mkdir()
+    with ExitStack() as stack:
+        learner = build.assemble(small(init_from=str(tmp_path / "first")), tmp_path / "second", stack).learner
+        assert learner.target is not None
+        for online, target in zip(learner.online.parameters(), learner.target.parameters(), strict=True):
+            assert torch.equal(online, target)
+
+
+def test_a_checkpoint_plays_as_it_did_in_the_run(tmp_path: Path) -> None:
+    summary = build.train_run(small(), tmp_path, [], ["dqn-train"])
+    checkpoint = checkpoints.read(checkpoints.find(tmp_path, "final"))
+    options = EvalConfig(checkpoint="", episodes=3, seed=0)
+    config = small()
+    played = build.evaluate_checkpoint(checkpoint, config, options)
+    again = build.evaluate_checkpoint(checkpoint, config, options)
+    assert played == again
+    assert played.lengths == [int(score) for score in played.scores]
+    assert summary.final.step == 400
+
+
+def test_v_dqn_has_no_second_network(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        learner = build.assemble(small(variant=VdqnConfig()), tmp_path, stack).learner
+        assert learner.target is None
+        assert all(name.startswith("online.") for name in learner.model_state())
+
+
+def test_the_acting_network_is_the_one_asked_for(tmp_path: Path) -> None:
+    config = small(variant=TdqnConfig(act_with=configs.ActWith.target, target_every=1000))
+    with ExitStack() as stack:
+        run = build.assemble(config, tmp_path, stack)
+        assert run.learner.target is not None
+        with torch.no_grad():  # the target network always says 1, the online network always 0
+            for network, bias in ((run.learner.online, [9.0, 0.0]), (run.learner.target, [0.0, 9.0])):
+                last = list(network.parameters())
+                last[-2].zero_()
+                last[-1].copy_(torch.tensor(bias))
+        assert build.acting_network(config, run.learner) is run.learner.target
+        first = np.ones(1, np.bool_)
+        action = run.trainer._actor.act(np.zeros((1, 4), np.float32), first, 0.0)
+        assert action.tolist() == [1]
+
+
+def test_a_reward_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+    step = CartPoleEnv.step
+    calls = 0
+
+    def broken(self: CartPoleEnv, action: int) -> Any:
+        nonlocal calls
+        calls += 1
+        frame, _, terminated, truncated, info = step(self, action)
+        return frame, 1.0 if calls < 250 else float("nan"), terminated, truncated, info
+
+    monkeypatch.setattr(CartPoleEnv, "step", broken)
+    config = small()
+    config.run.eval_every_steps = None
+    with pytest.raises(NumericalError, match=r"CartPole-v1: reward is nan"):
+        build.train_run(config, tmp_path, [], ["dqn-train"])
+    kept = checkpoints.find(tmp_path, "last")
+    assert checkpoints.read(kept).step == 240
+
+
+def test_rewards_are_clipped_for_learning_only(tmp_path: Path) -> None:
+    config = frozen_lake(env=EnvConfig(id="CliffWalking-v1", time_limit_steps=50), reward_clip=0.5)
+    config.run.total_steps = 500
+    fingerprint(config, tmp_path / "run")
+    scores = [float(line.split(",")[3]) for line in (tmp_path / "run" / "episodes.csv").read_text().splitlines()[1:]]
+    assert min(scores) <= -50
+
+
+def test_state_of_a_checkpoint(tmp_path: Path) -> None:
+    build.train_run(small(), tmp_path, ["seed=0"], ["dqn-train", "seed=0"])
+    state = checkpoints.read(checkpoints.find(tmp_path, "final")).state
+    assert state["counters"] == {"steps": 400, "updates": 234, "episodes": state["counters"]["episodes"], "target_syncs": 20}
+    assert set(state["streams"]) == {"exploration", "replay"}
+    json.dumps(state)

@@ -1,0 +1,165 @@
+"""A naive twin of the replay room: whole stacks in a list, plain Python; and the worlds that drive both."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from dqn_cli.replay import size
+from dqn_cli.replay.memory import ReplayMemory
+from dqn_cli.replay.n_step import NStepAccumulator
+from dqn_cli.types import ObsSpec, StepResult
+
+
+class Event(IntEnum):
+    """What happens to one environment in one step: terminated, truncated, first."""
+
+    GOES_ON = 0
+    TERMINATED = 1
+    TRUNCATED = 2
+    BOTH = 3
+    LIFE_LOST = 4
+    CUT = 5
+    TRUNCATED_IN_PLACE = 6
+
+
+FLAGS = {
+    Event.GOES_ON: (False, False, False),
+    Event.TERMINATED: (True, False, True),
+    Event.TRUNCATED: (False, True, True),
+    Event.BOTH: (True, True, True),
+    Event.LIFE_LOST: (True, False, False),
+    Event.CUT: (False, False, True),
+    Event.TRUNCATED_IN_PLACE: (False, True, False),
+}
+
+
+@dataclass
+class World:
+    """Events `[steps][E]` and the sizes; a frame's pixels are its number, counted as frames come into being."""
+
+    stack: int
+    n_step: int
+    capacity: int
+    events: list[list[Event]]
+    discount: float = 0.9
+
+
+@dataclass
+class TwinLane:
+    frames: list[int] = field(default_factory=list)  # since the episode began
+    open: list[tuple[list[int], int, list[float]]] = field(default_factory=list)
+
+
+class Twin:
+    """Keeps every transition ever made, as lists: (obs, action, reward, discount, next_obs)."""
+
+    def __init__(self, world: World, first_frames: list[int]) -> None:
+        self.world = world
+        self.lanes = [TwinLane([frame]) for frame in first_frames]
+        self.rows: list[tuple[list[int], int, float, float, list[int]]] = []
+
+    def stack(self, lane: TwinLane) -> list[int]:
+        k = self.world.stack
+        return ([lane.frames[0]] * k + lane.frames[1:])[-k:]
+
+    def step(self, e: int, action: int, reward: float, frame: int, event: Event) -> None:
+        lane, gamma = self.lanes[e], self.world.discount
+        lane.open.append((self.stack(lane), action, []))
+        lane.frames.append(frame)
+        for _, _, rewards in lane.open:
+            rewards.append(reward)
+        still_open = []
+        for obs, taken, rewards in lane.open:
+            if event is Event.GOES_ON and len(rewards) < self.world.n_step:
+                still_open.append((obs, taken, rewards))
+                continue
+            total = sum(gamma**i * r for i, r in enumerate(rewards))
+            bootstrap = 0.0 if FLAGS[event][0] else gamma ** len(rewards)
+            self.rows.append((obs, taken, total, bootstrap, self.stack(lane)))
+        lane.open = still_open
+
+    def begin(self, e: int, frame: int) -> None:
+        self.lanes[e].frames = [frame]
+
+
+def spec_of(stack: int) -> ObsSpec:
+    return ObsSpec((2,), "int32", stack)
+
+
+def memory_of(world: World, seed: int = 0, reward_clip: float | None = None) -> ReplayMemory:
+    accumulator = NStepAccumulator(world.n_step, world.discount, len(world.events[0]))
+    return ReplayMemory(world.capacity, spec_of(world.stack), accumulator, np.random.default_rng(seed), reward_clip)
+
+
+def pixels(numbers: list[int]) -> np.ndarray:
+    return np.array([[number, -number] for number in numbers], np.int32)
+
+
+def play(world: World, seed: int, check_every: int = 10**9) -> tuple[ReplayMemory, Twin]:
+    """Drive memory and twin by the same world, comparing them now and then and at the end."""
+    lanes, rng = range(len(world.events[0])), random.Random(seed)
+    frame_count = len(lanes)
+    memory, twin = memory_of(world), Twin(world, list(lanes))
+    memory.start(pixels(list(lanes)))
+    for t, events in enumerate(world.events):
+        actions, rewards = [rng.randrange(1000) for _ in lanes], [rng.uniform(-2, 2) for _ in lanes]
+        successors = [frame_count + e for e in lanes]
+        frame_count += len(lanes)
+        shown, before = list(successors), len(twin.rows)
+        for e in lanes:
+            twin.step(e, actions[e], rewards[e], successors[e], events[e])
+            if FLAGS[events[e]][2]:
+                shown[e] = frame_count
+                frame_count += 1
+                twin.begin(e, shown[e])
+        terminated, truncated, first = (np.array([FLAGS[event][i] for event in events]) for i in range(3))
+        step = StepResult(pixels(shown), pixels(successors), np.array(rewards), terminated, truncated, first)
+        written = memory.append(np.array(actions), step)
+        assert written == len(twin.rows) - before
+        assert len(memory) >= min(written, world.capacity)  # what a step finished can be learnt at once
+        for reused in (step.frame, step.next_frame, step.reward):
+            reused[...] = 99  # an environment may write the next step into the same arrays
+        if t % check_every == check_every - 1:
+            compare(memory, twin, frame_count)
+    compare(memory, twin, frame_count)
+    return memory, twin
+
+
+def compare(memory: ReplayMemory, twin: Twin, frame_count: int) -> None:
+    """Every live row equals the twin's; none went before its frames came within the margin of being lost."""
+    world, live = twin.world, len(memory)
+    sizes = (world.capacity, spec_of(world.stack), world.n_step, len(twin.lanes))
+    possible = min(world.capacity, len(twin.rows))
+    assert live <= possible
+    if live < possible:
+        kept = size.frames_kept(*sizes) - size.margin(world.stack, world.n_step, len(twin.lanes))
+        assert twin.rows[-live - 1][0][0] < frame_count - kept
+    memory.check_valid()
+    if not twin.rows:
+        return
+    assert live > 0
+    obs, action, reward, discount, next_obs = zip(*twin.rows[-live:], strict=True)
+    batch = memory.newest(live)
+    for got, wanted in ((batch.obs, obs), (batch.next_obs, next_obs)):
+        stacks = np.array(wanted, np.int32)[..., None] * np.array([1, -1], np.int32)
+        np.testing.assert_array_equal(got.numpy(), stacks if world.stack > 1 else stacks[:, 0])
+    np.testing.assert_array_equal(batch.action.numpy(), action)
+    np.testing.assert_allclose(batch.reward.numpy(), reward, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(batch.discount.numpy(), discount, rtol=1e-6)
+
+
+def random_world(seed: int, steps: int = 60) -> World:
+    """1 to 4 environments of different tempers: some end at every step, some hardly ever."""
+    rng = random.Random(seed)
+    tempers = [rng.choice([0.02, 0.2, 0.6, 1.0]) for _ in range(rng.randint(1, 4))]
+    endings = list(Event)[1:]
+
+    def event(temper: float) -> Event:
+        return rng.choice(endings) if rng.random() < temper else Event.GOES_ON
+
+    events = [[event(temper) for temper in tempers] for _ in range(rng.randint(1, steps))]
+    return World(rng.randint(1, 4), rng.randint(1, 4), rng.choice([1, 3, 10, 40, 100, 200]), events)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dqn_cli.errors import Interrupted, NumericalError
+from dqn_cli.schedules import constant
+from dqn_cli.training.evaluator import EvalResult
+from dqn_cli.training.plan import Counters, Periods
+from dqn_cli.training.watcher import Saving, Sinks, Watcher
+from dqn_cli.types import EpisodeStats, StepResult, UpdateResult
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.episodes: list[tuple[int, EpisodeStats]] = []
+
+    def episode(self, steps: int, stats: EpisodeStats) -> None:
+        self.episodes.append((steps, stats))
+
+    def row(self, steps: int, values: dict[str, float]) -> None:
+        self.rows.append((steps, values))
+
+    def timing(self, steps: int, seconds: float, steps_per_second: float, updates_per_second: float) -> None:
+        assert steps_per_second > 0
+
+
+class Progress:
+    def update(self, steps: int, **view: float) -> None:
+        pass
+
+
+class Evaluator:
+    """Plays back what evaluations and confirmations score."""
+
+    def __init__(self, looks: list[float], confirmations: list[float]) -> None:
+        self.looks, self.confirmations = looks, confirmations
+
+    def run(self, check: Callable[[], None]) -> EvalResult:
+        check()
+        return EvalResult([self.looks.pop(0)], [1])
+
+    def confirm(self, step: int, check: Callable[[], None]) -> EvalResult:
+        return EvalResult([self.confirmations.pop(0)], [1])
+
+
+class Bench:
+    def __init__(self, looks: list[float] | None = None, confirmations: list[float] | None = None, **periods: Any):
+        self.saved: list[tuple[str, int]] = []
+        self.metrics = Metrics()
+        keep = {
+            name: (lambda step, state, name=name: self.saved.append((name, step)))
+            for name in ("periodic", "best", "final")
+        }
+        self.watcher = Watcher(
+            Periods(**{"total": 100, "log": 10, "evaluate": None, "checkpoint": None, "stop_at_return": None, **periods}),
+            Evaluator(looks or [0.0], confirmations or [0.0]),  # type: ignore[arg-type]
+            Saving(**keep),
+            Sinks(self.metrics, Progress(), constant(0.5), constant(0.1)),  # type: ignore[arg-type]
+        )
+
+    def advance(self, to: int, stride: int = 1, result: UpdateResult | None = None) -> int:
+        """Steps from 0 to `to`; returns where the watcher ended the run."""
+        now = Counters()
+        while now.steps < to:
+            before = replace(now)
+            now.steps += stride
+            if self.watcher.after_step(before, now, quiet(stride), result):
+                break
+        return now.steps
+
+
+def quiet(lanes: int, episodes: list[EpisodeStats] | None = None) -> StepResult:
+    frame, no = np.zeros((lanes, 1), np.float32), np.zeros(lanes, np.bool_)
+    return StepResult(frame, frame, np.zeros(lanes), no, no, no, episodes or [])
+
+
+def loss_of(value: float) -> UpdateResult:
+    return UpdateResult(torch.tensor(value), torch.tensor(1.5), None)
+
+
+def test_what_is_due_when() -> None:
+    bench = Bench([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], total=60, log=20, evaluate=25, checkpoint=30)
+    bench.advance(60)
+    assert [step for step, _ in bench.metrics.rows] == [20, 25, 40, 50, 60]
+    assert bench.saved == [("best", 25), ("periodic", 30), ("best", 50), ("best", 60), ("periodic", 60)]
+    bench.watcher.finish(None)
+    assert bench.saved[-1] == ("final", 60)
+    assert all("eval_return_mean" in row for step, row in bench.metrics.rows if step in (25, 50, 60))
+    assert all("eval_return_mean" not in row for step, row in bench.metrics.rows if step in (20, 40))
+
+
+def test_a_row_tells_the_state_of_the_run() -> None:
+    bench = Bench(log=1)
+    stats = [EpisodeStats(0, 0, 7.0, 3), EpisodeStats(1, 0, 9.0, 5)]
+    now = Counters(2, 1, 2, 1)
+    bench.watcher.after_step(Counters(), now, quiet(2, stats), UpdateResult(torch.tensor(0.25), torch.tensor(1.5), None))
+    assert bench.metrics.rows == [
+        (2, {"updates": 1, "episodes": 2, "target_syncs": 1, "epsilon": 0.5, "lr": 0.1, "return_mean": 8.0,
+             "length_mean": 4.0, "loss": 0.25, "q_mean": 1.5}),
+    ]  # fmt: skip
+    assert bench.metrics.episodes == [(2, stats[0]), (2, stats[1])]
+
+
+def test_a_lucky_evaluation_does_not_make_a_best() -> None:
+    bench = Bench([10.0, 99.0, 30.0], [10.0, 5.0, 20.0], total=30, evaluate=10)
+    bench.advance(30)
+    assert bench.saved == [("best", 10), ("best", 30)]
+    assert bench.watcher.best is not None
+    assert bench.watcher.best.result.mean == 20.0
+    assert bench.watcher.last is not None
+    assert bench.watcher.last.result.mean == 30.0
+
+
+def test_a_tie_goes_to_the_newer_policy() -> None:
+    bench = Bench([500.0, 500.0], [500.0, 500.0], total=20, evaluate=10)
+    bench.advance(20)
+    assert bench.saved == [("best", 10), ("best", 20)]
+
+
+def test_the_run_ends_at_its_goal() -> None:
+    bench = Bench([3.0, 8.0, 9.0], [3.0, 8.0], total=100, evaluate=10, stop_at_return=8.0)
+    assert bench.advance(100) == 20
+    assert bench.watcher.reached_goal
+
+
+def test_a_goal_of_zero_is_a_goal() -> None:
+    bench = Bench([-1.0, 0.0], [-1.0, 0.0], total=100, evaluate=10, stop_at_return=0.0)
+    assert bench.advance(100) == 20
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_saved(loss: float) -> None:
+    bench = Bench(log=10, checkpoint=5)
+    with pytest.raises(NumericalError, match=r"diverged: loss is (nan|inf) by update 0 \(step 5\)"):
+        bench.advance(100, result=loss_of(loss))
+    assert bench.saved == []
+
+
+def test_the_first_ctrl_c_waits_for_the_end_of_the_step_and_the_second_does_not() -> None:
+    bench = Bench()
+    with bench.watcher.catching_ctrl_c():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted, match="stopped by Ctrl-C at step 1"):
+            bench.advance(5)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_stops_an_evaluation_too() -> None:
+    bench = Bench(evaluate=5)
+    bench.watcher._interrupted.set()
+    with pytest.raises(Interrupted):
+        bench.watcher._evaluate(None)
+
+
+def test_several_environments_cross_their_periods() -> None:
+    bench = Bench([1.0] * 9, [1.0] * 9, total=21, log=5, evaluate=7)
+    bench.advance(21, stride=3)
+    assert [step for step, _ in bench.metrics.rows] == [6, 9, 12, 15, 21]
