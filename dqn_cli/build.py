@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from numpy.random import Generator
-from torch import Tensor, nn
+from torch import nn
 
 from dqn_cli import schedules, seeding
 from dqn_cli.agent.actor import Actor
@@ -135,9 +135,9 @@ def make_learner(config: Config, spec: ObsSpec, num_actions: int, device: torch.
     )
 
 
-def acting_network(config: Config, learner: Learner) -> nn.Module:
-    """The network that acts, in training and evaluation."""
-    return learner.network(config.variant.act_with if isinstance(config.variant, TdqnConfig) else "online")
+def acting_network(config: Config) -> str:
+    """Which network acts, in training and evaluation: online or target."""
+    return config.variant.act_with.value if isinstance(config.variant, TdqnConfig) else "online"
 
 
 def make_memory(config: Config, spec: ObsSpec, stream: Generator) -> ReplayMemory:
@@ -211,6 +211,8 @@ def load_initial(path: str, learner: Learner) -> None:
 class Run:
     """The parts of a training run, wired."""
 
+    device: torch.device
+    threads: int
     trainer: Trainer
     watcher: Watcher
     learner: Learner
@@ -220,14 +222,13 @@ class Run:
 
 def assemble(config: Config, run_dir: Path, stack: ExitStack) -> Run:
     """Build every part of a run; what needs closing is left to `stack`."""
-    set_threads(config.threads)
-    device = resolve(config.device, convolutional=False)
+    threads, device = set_threads(config.threads), resolve(config.device, convolutional=False)
     envs = stack.enter_context(closing(GymLanes(config.env, config.num_envs, training_seeds(config.seed))))
     spec, num_actions = envs.spec, envs.num_actions
     learner = make_learner(config, spec, num_actions, device)
     if config.init_from is not None:
         load_initial(config.init_from, learner)
-    acting = acting_network(config, learner)
+    acting = learner.network(acting_network(config))
 
     def make_actor(lanes: int, stream: Generator) -> Actor:
         return Actor(acting, num_actions, FrameStack(spec, lanes), stream, device)
@@ -252,7 +253,7 @@ def assemble(config: Config, run_dir: Path, stack: ExitStack) -> Run:
     memory = make_memory(config, spec, streams["replay"])
     actor = make_actor(config.num_envs, streams["exploration"])
     trainer = Trainer(make_plan(config), envs, actor, memory, learner, watcher)
-    return Run(trainer, watcher, learner, memory, streams)
+    return Run(device, threads, trainer, watcher, learner, memory, streams)
 
 
 def train_run(config: Config, run_dir: Path, overrides: list[str], command: list[str]) -> RunSummary:
@@ -261,10 +262,17 @@ def train_run(config: Config, run_dir: Path, overrides: list[str], command: list
     Raises `Interrupted` after Ctrl-C, once a checkpoint is saved, and the other user errors as they occur.
     """
     begin = time.perf_counter()
-    write_config(run_dir, plain(config))
-    write_manifest(run_dir, command=command, overrides=overrides, seed=config.seed)
     with ExitStack() as stack:
         run = assemble(config, run_dir, stack)
+        write_config(run_dir, plain(config))
+        write_manifest(
+            run_dir,
+            command=command,
+            overrides=overrides,
+            seed=config.seed,
+            device=str(run.device),
+            threads=run.threads,
+        )
         watcher, metrics = run.watcher, run.watcher.sinks.metrics
         metrics.config_card(plain(config))
         with watcher.catching_ctrl_c():
@@ -297,12 +305,20 @@ def evaluate_checkpoint(checkpoint: Checkpoint, config: Config, options: EvalCon
         return seeding.integer(options.seed, Purpose.EVAL_ENV, lane + episode * lanes)
 
     with closing(GymLanes(config.env, lanes, seed_of, options.render)) as envs:
-        learner = make_learner(config, envs.spec, envs.num_actions, device)
-        try:
-            learner.load_model_state(checkpoint.model)
-        except ValueError as error:
-            raise CheckpointError(f"model.safetensors is not of the network in config.json: {error}") from error
-        acting = acting_network(config, learner)
-        actor = Actor(acting, envs.num_actions, FrameStack(envs.spec, lanes), stream, device)
+        network = load_policy(checkpoint, config, envs.spec, envs.num_actions).to(device)
+        actor = Actor(network, envs.num_actions, FrameStack(envs.spec, lanes), stream, device)
         return play(actor, envs, options.episodes, options.epsilon, check=lambda: None)
 
+
+def load_policy(checkpoint: Checkpoint, config: Config, spec: ObsSpec, num_actions: int) -> nn.Module:
+    """The network of a checkpoint that acts. Raises `CheckpointError` where weights and configuration differ."""
+    with torch.device("meta"):  # shapes only: no size that the configuration claims is allocated
+        network = make_network(config.network, spec, num_actions)
+    acting = acting_network(config) + "."
+    weights = {k.removeprefix(acting): w.float() for k, w in checkpoint.model.items() if k.startswith(acting)}
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise CheckpointError(f"model.safetensors is not of the network in config.json: {text}") from error
+    return network

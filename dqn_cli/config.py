@@ -77,6 +77,11 @@ def knob(default: Any, text: str, *, ge: float | None = None, gt: float | None =
     return field(default=default, metadata=meta)
 
 
+# what device= and threads= may look like; whether this machine has them is device.py's to say
+DEVICE_FORM = r"auto|cpu|cuda(:[0-9]+)?|mps"
+THREADS_FORM = r"auto|0*[1-9][0-9]*"
+
+
 @dataclass(kw_only=True)
 class EnvConfig:
     """An environment of Gymnasium's registry."""

@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection
 
 from dqn_cli.config import (
+    DEVICE_FORM,
+    THREADS_FORM,
     Config,
     EpsilonConfig,
     EpsilonSchedule,
@@ -60,9 +62,9 @@ def _dead(keys: Collection[str], typed_keys: Typed, because: str, remedy: str) -
 
 
 def _machine(config: Config) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device):
+    if not re.fullmatch(DEVICE_FORM, config.device):
         raise ConfigError(f"device={config.device} is not a device; write auto, cpu, cuda, cuda:N or mps")
-    if config.threads != "auto" and not re.fullmatch(r"0*[1-9]\d*", config.threads, re.ASCII):
+    if not re.fullmatch(THREADS_FORM, config.threads):
         raise ConfigError(f"threads={config.threads} is not a number of threads; write auto or a number such as 2")
     if config.run.total_steps < config.num_envs:
         raise ConfigError(
@@ -173,5 +175,7 @@ def _target(config: Config, typed_keys: Typed) -> list[str]:
             f"{seen} is never reached: the run has {horizon} {variant.target_unit}; write a smaller period"
         )
     variant.target_every = max(1, horizon // 10)
-    return [f"variant.target_every={variant.target_every} instead of {seen.partition('=')[2]}: "
-            f"the run has only {horizon} {variant.target_unit}"]
+    return [
+        f"variant.target_every={variant.target_every} instead of {seen.partition('=')[2]}: "
+        f"the run has only {horizon} {variant.target_unit}"
+    ]

@@ -24,7 +24,8 @@ _NAMES = {(group, "name") for group in CHOICES}
 
 def _all_settings() -> dict[str, dict[str, Field[Any]]]:
     settings: dict[str, dict[str, Field[Any]]] = {}
-    for section, choices in {"env": {"": EnvConfig}, **CHOICES, "run": {"": RunConfig}, "": {"": Config}}.items():
+    sections: dict[str, dict[str, type]] = {"env": {"": EnvConfig}, **CHOICES, "run": {"": RunConfig}, "": {"": Config}}
+    for section, choices in sections.items():
         for choice, cls in choices.items():
             for f in fields(cls):
                 if f.metadata:  # a knob, not a section or a choice's name
@@ -98,17 +99,25 @@ def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _check_container(key: str, value: Any) -> None:
-    kind = str(next(iter(SETTINGS[key].values())).type)
-    if kind.startswith("list") != isinstance(value, list) or kind.startswith("dict") != isinstance(value, Mapping):
-        form = f"{key}=[1,2]" if kind.startswith("list") else f"{key}.x=1" if kind.startswith("dict") else f"{key}=..."
-        raise ConfigError(f"{key}={value} has the wrong form; write {form}, see dqn-train --help {key}")
+    kind = _container(key)
+    if (kind == "list") != isinstance(value, list) or (kind == "dict") != isinstance(value, Mapping):
+        raise _wrong_form(key, f"{key}={value}")
+
+
+def _container(key: str) -> str:
+    return str(next(iter(SETTINGS[key].values())).type).partition("[")[0]
+
+
+def _wrong_form(key: str, seen: str) -> ConfigError:
+    form = {"list": f"{key}=[64,64]", "dict": f"{key}.x=1"}.get(_container(key), f"{key}=...")
+    return ConfigError(f"{seen} has the wrong form; write {form}, see dqn-train --help {key}")
 
 
 def check_key(key: str, chosen: Mapping[str, str]) -> None:
     """Raise `ConfigError` for a key that nothing has, or that the `chosen` choice of its group does not have."""
     group, owners = key.partition(".")[0], SETTINGS.get(key)
     if owners is None:
-        raise ConfigError(f"unknown setting {key}{_similar_settings(key) or '; see dqn-train --list settings'}")
+        raise ConfigError(f"unknown setting {key}{similar_settings(key) or '; see dqn-train --list settings'}")
     if group in chosen and chosen[group] not in owners:
         raise ConfigError(
             f"{key} does nothing with {group}={chosen[group]}: it belongs to {', '.join(owners)}; "
@@ -123,7 +132,8 @@ def suggestion(word: str, words: Collection[str]) -> str:
     return f"; did you mean {folded[near[0]]}?" if near else ""
 
 
-def _similar_settings(key: str) -> str:
+def similar_settings(key: str) -> str:
+    """`; did you mean X?` with the settings that `key` may stand for: by name, by meaning, by likeness; else empty."""
     words = f" {key.rpartition('.')[2].replace('_', ' ')} ".casefold()
     same = [name for name in SETTINGS if name.rpartition(".")[2].replace("_", " ") == words.strip()]
     meant = same or [name for name, owners in SETTINGS.items() for f in owners.values() if words in _text(f)]
@@ -131,7 +141,11 @@ def _similar_settings(key: str) -> str:
         return f"; did you mean {' or '.join(dict.fromkeys(meant))}?"
     leaves = {name.rpartition(".")[2]: name for name in SETTINGS}
     near = get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=0.75)
-    return f"; did you mean {leaves[near[0]]}?" if near else suggestion(key, [*SETTINGS, *SECTIONS])
+    return (
+        f"; did you mean {leaves[near[0]]}?"
+        if near
+        else suggestion(key, SETTINGS if "." in key else [*SETTINGS, *SECTIONS])
+    )
 
 
 def _text(f: Field[Any]) -> str:
@@ -141,13 +155,15 @@ def _text(f: Field[Any]) -> str:
 _KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
-def wrong_value(error: OmegaConfBaseException, key: str) -> ConfigError:
-    """The line for a value of `key` that OmegaConf refused."""
-    text, remedy = str(error).splitlines()[0], f"see dqn-train --help {key.partition('[')[0]}"
+def wrong_value(error: OmegaConfBaseException, seen: str) -> ConfigError:
+    """The line for a value that OmegaConf refused; `seen` is the setting, `key` or `key=value`."""
+    text, key = str(error).splitlines()[0], re.split(r"[=\[]", seen)[0]
     if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", text):
-        return ConfigError(f"{key}={match[1]} is not {_KINDS.get(match[2], match[2])}; {remedy}")
+        return ConfigError(f"{key}={match[1]} is not {_KINDS.get(match[2], match[2])}; see dqn-train --help {key}")
     if match := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", text):
         return ConfigError(f"{key}={match[1]} is not one of {match[2]}{suggestion(match[1], match[2].split(', '))}")
     if "not Optional" in text or "'None'" in text:
         return ConfigError(f"{key}=null is not possible; write a value or leave it out")
-    return ConfigError(f"{key} is wrong ({text}); {remedy}")
+    if "ListConfig" in text and key in SETTINGS:
+        return _wrong_form(key, seen)
+    return ConfigError(f"{seen} is wrong ({text}); see dqn-train --help {key}")

@@ -16,10 +16,9 @@ from hydra.errors import HydraException
 from dqn_cli.cli.paths import choices
 from dqn_cli.config import CHOICES
 from dqn_cli.errors import ConfigError
-from dqn_cli.validate import SECTIONS, SETTINGS, check_key, suggestion
+from dqn_cli.validate import SECTIONS, SETTINGS, check_key, similar_settings, suggestion
 
 GROUPS = ("env", *CHOICES, "family", "experiment")
-PATHS = ("init_from", "checkpoint")
 OWN_FLAGS = ("--list",)
 _POWER_OF_TEN = re.compile(r"(?<![\w.])\d+(?:\.\d+)?[eE]\+?\d+(?![\w.])")
 
@@ -36,7 +35,7 @@ def _clean_override(arg: str) -> str:
     key = key.lstrip("+")  # there is nothing to append to: every setting exists, with its default
     if key.startswith("env.kwargs."):
         return f"++{key}={_whole(value)}"
-    if key in PATHS and (path := Path(value).expanduser()).exists():
+    if key == "init_from" and (path := Path(value).expanduser()).exists():
         escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
         return f'{key}="{escaped}"'
     return f"{key}={_whole(value)}"
@@ -70,7 +69,7 @@ def check(argv: Sequence[str]) -> list[str]:
         sweeping = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
         for override in parse(args.overrides):
             _check_override(override, sweeping)
-    return [arg for arg in argv if arg not in args.overrides] + args.overrides
+    return [*(arg for arg in argv if arg not in args.overrides), *args.overrides]
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -87,7 +86,10 @@ def _unknown_flag(flag: str, flags: Sequence[str]) -> ConfigError:
     key = flag.lstrip("-")
     if "=" in key and (key.partition("=")[0] in (*GROUPS, *SETTINGS)):
         return ConfigError(f"{flag} is not a flag: settings have no dashes; write {key}")
-    return ConfigError(f"unknown flag {flag}{suggestion(flag, [*flags, *OWN_FLAGS]) or '; see dqn-train --help'}")
+    setting = similar_settings(key.replace("-", "_").partition("=")[0])
+    without_dashes = setting and f"{setting} Settings have no dashes"
+    meant = suggestion(flag.partition("=")[0], [*flags, *OWN_FLAGS]) or without_dashes
+    return ConfigError(f"unknown flag {flag}{meant or '; see dqn-train --help'}")
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -121,16 +123,15 @@ def _check_override(override: Override, sweeping: bool) -> None:
         return
     for key in keys(override):
         group, _, leaf = key.partition(".")
-        if key.startswith("env.kwargs.") or key in ("family", "experiment"):
+        if key in GROUPS and not override.is_sweep_override() and not isinstance(override.value(), str):
+            raise ConfigError(f"{text}: {key} takes one name; write one of {', '.join(choices(key))}")
+        if key in GROUPS or key.startswith("env.kwargs."):
             continue
         if leaf == "name" and group in CHOICES:
             raise ConfigError(f"{key} is not a setting; write {group}=...")
-        if key in SECTIONS and key not in GROUPS:
+        if key in SECTIONS:
             raise ConfigError(f"{text}: {key} is a group of settings; write {key}.<setting>=...")
-        if key not in GROUPS:
-            check_key(key, {})
-        elif isinstance(override.value(), (list, dict)):
-            raise ConfigError(f"{text}: {key} takes one choice; write {key}={' or '.join(choices(key))}")
+        check_key(key, {})
 
 
 def typed_keys(overrides: Sequence[str]) -> set[str]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import dqn_cli
-from dqn_cli.config import Config, EvalConfig, check_ranges
-from dqn_cli.errors import CheckpointError, ConfigError, UserError
+from dqn_cli.config import DEVICE_FORM, THREADS_FORM, Config, EvalConfig, check_ranges
+from dqn_cli.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from dqn_cli.training.checkpoint import Checkpoint
@@ -23,27 +22,20 @@ if TYPE_CHECKING:
 # values that are refused before anything is loaded, and what to write instead
 FORMS = {
     "select": (r"best|last|final|[0-9]{1,18}", "best, last, final or a step"),
-    "render": (r"human", "human"),
-    "device": (r"auto|cpu|cuda(:[0-9]+)?|mps", "auto, cpu, cuda, cuda:N or mps"),
-    "threads": (r"auto|[1-9][0-9]*", "auto or a number"),
+    "render": ("human", "human"),
+    "device": (DEVICE_FORM, "auto, cpu, or the name of a device"),
+    "threads": (THREADS_FORM, "auto or a number"),
 }
 
 
 def main(argv: list[str]) -> int:
-    """Run `dqn-eval` with the words after its name; returns the exit code."""
-    try:
-        if {"--help", "-h"} & set(argv):
-            print(usage())
-        elif "--version" in argv:
-            print(f"dqn-eval {dqn_cli.__version__}")
-        else:
-            _evaluate(*parse(argv))
-    except UserError as error:
-        print("dqn-eval: error:", " ".join(str(error).split()), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("dqn-eval: interrupted", file=sys.stderr)
-        return 130
+    """Run `dqn-eval` with the words after its name; returns the exit code 0, raises `UserError` for the others."""
+    if {"--help", "-h"} & set(argv):
+        print(usage())
+    elif "--version" in argv:
+        print(f"dqn-eval {dqn_cli.__version__}")
+    else:
+        _evaluate(*parse(argv))
     return 0
 
 

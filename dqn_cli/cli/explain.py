@@ -21,7 +21,7 @@ def explain(error: Exception) -> ConfigError:
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         return _key(cause, text)
     if isinstance(cause, OmegaConfBaseException):
-        match = re.match(r"Error merging override (?:\+*)([^=]+)=", text[0])
+        match = re.match(r"Error merging override \+*(.*)", text[0])
         return wrong_value(cause, match[1] if match else cause.full_key or text[0])
     return ConfigError(" ".join(line.strip() for line in text[:2] if line.strip()) or type(error).__name__)
 
@@ -33,15 +33,14 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
     if group in ("hydra/launcher", "hydra/sweeper"):
         return ConfigError(f"{group}={name} is not installed; write pip install hydra-{name}-{group.partition('/')[2]}")
     options = list(error.options or [])
-    plural = f"dqn-train --list {group}s" if group != "env" else "dqn-train --list envs"
-    return ConfigError(f"unknown {group} {name}{suggestion(name, options)}; list them with {plural}")
+    meant = suggestion(name, options) or f"; write one of {', '.join(options)}"
+    return ConfigError(f"unknown {group} {name}{meant}")
 
 
 def _key(cause: OmegaConfBaseException, text: list[str]) -> ConfigError:
-    key = str(cause.full_key)
-    owner = {cls: {group: name} for group, choices in CHOICES.items() for name, cls in choices.items()}
+    chosen = {group: name for group, names in CHOICES.items() for name in names if names[name] is cause.object_type}
     try:
-        check_key(key, owner.get(cause.object_type, {}))  # type: ignore[call-overload]
+        check_key(str(cause.full_key), chosen)
     except ConfigError as known:
         return known
     return ConfigError(" ".join(line.strip() for line in text[:2]))

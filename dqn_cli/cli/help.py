@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import MISSING, Field
 from enum import Enum
 from typing import Any
 
+import omegaconf
+
 import dqn_cli
 from dqn_cli.cli.paths import choices, conf_dir
-from dqn_cli.config import CHOICES, Activation, ActWith, EpsilonSchedule, Logger, Loss, LrSchedule, TargetUnit
+from dqn_cli.config import CHOICES
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import SETTINGS, check_key, suggestion
 
 GROUPS = ("env", "variant", "network", "replay", "exploration", "optimizer", "experiment")
 LISTS = {f"{group}s": group for group in GROUPS} | {"settings": ""}
-ENUMS = (Activation, ActWith, EpsilonSchedule, Logger, Loss, LrSchedule, TargetUnit)
 
 OVERVIEW = """\
 usage: dqn-train [-m] [KEY=VALUE ...]
@@ -33,7 +34,8 @@ usage: dqn-train [-m] [KEY=VALUE ...]
 --help KEY        a setting, or a group such as run
 --cfg job         print the configuration and stop
 --info defaults   print the files that it is made of
--sc install=bash  completion: eval "$(dqn-train -sc install=bash)"
+-sc install=bash  shell completion, to be run as
+                  eval "$(dqn-train -sc install=bash)"
 --version         print the version"""
 
 
@@ -46,8 +48,8 @@ def overview(columns: int | None = None) -> str:
     """The help: what can be written, on one screen."""
     columns = columns or shutil.get_terminal_size().columns
     common = "run.total_steps optimizer.lr discount seed device num_envs"
-    groups = [_hanging(f"{group}=", " ".join(choices(group)), columns, 12) for group in GROUPS if group != "exploration"]
-    groups.append(_hanging("settings", f"{common} ... ({len(SETTINGS)} in all: --list settings)", columns, 12))
+    groups = [_hanging(f"{group}=", " ".join(choices(group)), columns, 13) for group in GROUPS]
+    groups.append(_hanging("settings", f"{common} ... ({len(SETTINGS)} in all: --list settings)", columns, 13))
     lists = textwrap.indent(textwrap.fill(", ".join(LISTS), columns - 18), " " * 18).lstrip()
     return OVERVIEW.format(groups="\n".join(groups), lists=lists)
 
@@ -58,7 +60,7 @@ def listing(what: str) -> str:
         raise ConfigError(f"--list {what} is not a list{suggestion(what, LISTS)}; write one of {', '.join(LISTS)}")
     if what == "settings":
         note = "An environment brings its own values for many of these: dqn-train --cfg job env=... shows them."
-        return "\n".join([*_settings(SETTINGS), "", note])
+        return "\n".join([*_settings(SETTINGS), "", textwrap.fill(note, shutil.get_terminal_size().columns)])
     group, columns = LISTS[what], shutil.get_terminal_size().columns
     width = 2 + max(map(len, choices(group)))
     return "\n".join(_hanging(name, _about(group, name), columns, width) for name in choices(group))
@@ -74,12 +76,42 @@ def setting(topic: str) -> str:
     return "\n".join([*head, *_settings(chosen)])
 
 
-def _settings(keys: Iterator[str] | Any) -> Iterator[str]:
+def _settings(keys: Iterable[str]) -> Iterator[str]:
     columns = shutil.get_terminal_size().columns
     for key in keys:
-        by_meaning: dict[tuple[str, str], list[str]] = {}
+        owners: dict[str, list[str]] = {}
         for choice, f in SETTINGS[key].items():
-            by_meaning.setdefault((_values(f), f.metadata["text"]), []).append(choice)
-        for (values, text), owners in by_meaning.items():
-            of_all = set(owners) == {""} or set(owners) == set(CHOICES[key.partition(".")[0]])
-            yield _hanging(key, f"{values}  {text}{'' if of_all else f' ({', '.join(owners)})'}", columns, 30)
+            owners.setdefault(f"{_values(f)}  {f.metadata['text']}", []).append(choice)
+        for text, having in owners.items():
+            everywhere = having == [""] or having == [*CHOICES[key.partition(".")[0]]]
+            yield _hanging(key, text if everywhere else f"{text} ({', '.join(having)})", columns, 30)
+
+
+def _values(f: Field[Any]) -> str:
+    """The default and what else is possible."""
+    default = f.default if f.default_factory is MISSING else f.default_factory()
+    shown = {None: "null", omegaconf.MISSING: "..."}.get(default, default) if isinstance(default, Hashable) else default
+    if isinstance(default, Enum):
+        return f"{shown} of {'|'.join(type(default).__members__)}"
+    if isinstance(default, bool):
+        return str(shown).lower()
+    ge, gt, le = (f.metadata[bound] for bound in ("ge", "gt", "le"))
+    if ge is None and gt is None:
+        return str(shown)
+    low, high = (f"({gt:g}" if ge is None else f"[{ge:g}"), ("inf)" if le is None else f"{le:g}]")
+    return f"{shown} in {low}, {high}"
+
+
+def _about(group: str, name: str) -> str:
+    """A choice in one line: its dataclass's docstring, else the comment at the head of its file."""
+    if group in CHOICES:
+        return str(CHOICES[group][name].__doc__).splitlines()[0]
+    head = re.search(r"^# (?!@)(.*)$", (conf_dir() / group / f"{name}.yaml").read_text(), re.MULTILINE)
+    return head[1] if head else ""
+
+
+def _hanging(title: str, text: str, columns: int, width: int) -> str:
+    """`title` in a column of `width`, `text` wrapped beside it."""
+    first = title.ljust(width - 1) + " "
+    rest = " " * width
+    return textwrap.fill(text, max(columns, 40), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dqn_cli.cli import sweep
 from dqn_cli.cli.arguments import check, clean
 from dqn_cli.cli.explain import explain
-from dqn_cli.cli.job import Escaped, load, task
+from dqn_cli.cli.job import Escaped, load, overrides_of, task
 from dqn_cli.cli.paths import CLAIM, conf_dir, env_folder, job_folder
 from dqn_cli.config import CHOICES, Config
 from dqn_cli.errors import ConfigError, Interrupted, StorageError
@@ -36,7 +36,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
-class Checks(Callback):  # type: ignore[misc]
+class Checks(Callback):
     """Refuses what cannot run before Hydra makes a folder for it."""
 
     sweep_dir: ClassVar[Path | None] = None
@@ -44,7 +44,7 @@ class Checks(Callback):  # type: ignore[misc]
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """A single run: every check."""
         try:
-            load(config, list(config.hydra.overrides.task))
+            load(config, overrides_of(config.hydra))
         except Exception as error:
             raise Escaped(error) from error
 
@@ -57,7 +57,7 @@ class Checks(Callback):  # type: ignore[misc]
 
 
 def launch(argv: Sequence[str]) -> int:
-    """Run `dqn-train` with these arguments; the exit code of a sweep, else 0. Raises the user errors of a single run."""
+    """Run `dqn-train` with these arguments: 0, or 1 where jobs of a sweep failed. Raises a single run's errors."""
     arguments = check(clean(argv))
     register()
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
@@ -87,8 +87,10 @@ def _end_of_sweep() -> int:
 def _told(error: Exception) -> Exception:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return explain(error)
-    if isinstance(error, OSError):
-        return StorageError(f"{error.filename}: {error.strerror}; write another folder as hydra.run.dir")
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        return StorageError(
+            f"{error.filename}: {error.strerror}; write another folder (hydra.run.dir, hydra.sweep.dir)"
+        )
     return error
 
 

@@ -28,13 +28,19 @@ class Escaped(BaseException):
         self.error = error
 
 
+def overrides_of(hydra: Any) -> list[str]:
+    """What was typed for this job, as it was typed: a `${...}` in it is not ours to resolve."""
+    return cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False))
+
+
 def load(composed: DictConfig, overrides: list[str]) -> tuple[Config, list[str]]:
     """The configuration that Hydra composed, checked to the last rule, and the notices. Raises user errors."""
     try:
-        data = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+        ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        data = OmegaConf.to_container(ours, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise wrong_value(error, error.full_key or "configuration") from None
-    config = typed({str(key): value for key, value in cast(dict[str, Any], data).items() if key != "hydra"})
+    config = typed(cast(dict[str, Any], data))
     _, notices = preflight(config, typed_keys(overrides))
     return config, notices
 
@@ -54,7 +60,7 @@ def train(composed: DictConfig, overrides: list[str], folder: Path) -> float | N
 def task(composed: DictConfig) -> float | None:
     """What Hydra calls, once or for every job of a sweep."""
     hydra = HydraConfig.get()
-    folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+    folder, overrides = Path(hydra.runtime.output_dir), overrides_of(hydra)
     if hydra.mode == RunMode.MULTIRUN:
         return _sweep_job(composed, overrides, folder, hydra)
     try:

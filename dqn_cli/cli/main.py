@@ -37,7 +37,7 @@ def _train(argv: list[str]) -> int:
 
 
 def _after(argv: list[str], *flags: str) -> list[str]:
-    """The word after the first of `flags`, as `--flag word` or `--flag=word`: [""] where none follows, [] for no flag."""
+    """The word after the first of `flags`: [""] where none follows, [] where there is no flag."""
     for i, arg in enumerate(argv):
         flag, eq, word = arg.partition("=")
         if flag in flags:
@@ -76,5 +76,3 @@ def _line(error: Exception) -> str:
     if isinstance(error, UserError):
         return text
     return f"{type(error).__name__}: {text}, which is a bug of dqn-cli; set HYDRA_FULL_ERROR=1 to see its traceback"
-
-

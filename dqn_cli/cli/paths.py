@@ -32,7 +32,8 @@ def env_folder(env: str, env_id: str) -> str:
 
 def job_folder(name: str, limit: int = 120) -> str:
     """`name` as one folder that can be typed back in any shell; a hash keeps apart what is shortened alike."""
-    plain = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-") or "base"
+    bare = re.sub(r"""[][{}()'"$\\]""", "", name)
+    plain = re.sub(r"[^\w.-]+", "-", bare, flags=re.ASCII).strip("-") or "base"
     if len(plain) <= limit:
         return plain
     return f"{plain[: limit - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -30,13 +30,12 @@ def preflight(config: Config, typed_keys: Typed) -> tuple[EnvFacts, list[str]]:
 
 
 def _check_table(config: Config, facts: EnvFacts) -> None:
-    if isinstance(config.network, TableConfig) and not (facts.discrete and facts.spec.stack == 1):
-        learnt = "variant=ddqn" if isinstance(config.variant, QlearningConfig) else "network=mlp"
-        shape = "x".join(map(str, facts.spec.obs_shape))
-        raise ConfigError(
-            f"network=table needs one discrete observation, {config.env.id} gives {shape} {facts.spec.dtype}; "
-            f"write {learnt}"
-        )
+    if not isinstance(config.network, TableConfig) or (facts.discrete and facts.spec.stack == 1):
+        return
+    tabular = isinstance(config.variant, QlearningConfig)
+    needs, remedy = ("variant=qlearning", "variant=ddqn") if tabular else ("network=table", "network=mlp")
+    given = f"{config.env.id} gives {facts.spec.dtype} of shape {list(facts.spec.obs_shape)}"
+    raise ConfigError(f"{needs} needs one discrete observation, {given}; write {remedy}")
 
 
 def _check_memory(config: Config, facts: EnvFacts) -> None:

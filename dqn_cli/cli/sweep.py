@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 RESULT = "result.json"
 
@@ -59,10 +60,12 @@ def _settings(result: dict[str, Any]) -> dict[str, str]:
 
 def _print(results: list[dict[str, Any]], sweep: Path) -> None:
     rows = [_settings(result) for result in results]
-    varied = [key for key in dict.fromkeys(key for row in rows for key in row) if len({row.get(key) for row in rows}) > 1]
-    table = Table("job", *varied, "metric", "status", "error", title=f"{sweep / 'results.csv'}", title_justify="left")
+    keys = dict.fromkeys(key for row in rows for key in row)
+    varied = [key for key in keys if len({row.get(key) for row in rows}) > 1]
+    table = Table("job", *varied, "metric", "status", Column("error", overflow="fold"))
     for result, row in zip(results, rows, strict=True):
         metric = "" if result["metric"] is None else f"{result['metric']:.4g}"
         values = [row.get(key, "") for key in varied]
-        table.add_row(str(result["job"]), *values, metric, result["status"], result["error"] or "")
+        table.add_row(str(result["job"]), *map(escape, values), metric, result["status"], escape(result["error"] or ""))
     Console().print(table)
+    print(f"results    {sweep / 'results.csv'}")

@@ -31,29 +31,27 @@ def ring_slots(first_id: int, count: int, size: int) -> slice | Ids:
 
 
 class FrameRing:
-    """The newest `frames` frames of every environment, interleaved; older ones are overwritten."""
+    """The newest `frames` frames of all environments, interleaved; older ones are overwritten.
+
+    `storage [frames, *frame_shape]` holds the frame `id` at `id` modulo its length, `next_id` is the next one to come.
+    """
 
     def __init__(self, frames: int, spec: ObsSpec) -> None:
-        self._ring: NDArray[Any] = np.zeros((frames, *spec.frame_shape), spec.dtype)  # lazy: pages come with writes
+        self.storage: NDArray[Any] = np.zeros((frames, *spec.frame_shape), spec.dtype)  # lazy: pages come with writes
         self._stack = spec.stack
         self.next_id = 0
 
     def __len__(self) -> int:
         """Frames that fit."""
-        return len(self._ring)
-
-    @property
-    def storage(self) -> NDArray[Any]:
-        """The ring itself `[frames, *frame_shape]`: slot = id modulo its length."""
-        return self._ring
+        return len(self.storage)
 
     def append(self, frames: NDArray[Any]) -> Ids:
         """Copy `[s, *frame_shape]` into the ring and return their ids `[s]`; s is at most the ring's length."""
         begin, self.next_id = self.next_id, self.next_id + len(frames)
-        self._ring[ring_slots(begin, len(frames), len(self._ring))] = frames
+        self.storage[ring_slots(begin, len(frames), len(self.storage))] = frames
         return np.arange(begin, self.next_id)
 
     def gather(self, ids: Ids) -> NDArray[Any]:
         """Observations `[..., *obs_shape]` from ids `[..., stack]`, a copy. The ids must still be in the ring."""
-        slots = ids % len(self._ring)
-        return self._ring.take(slots if self._stack > 1 else slots[..., 0], axis=0)
+        slots = ids % len(self.storage)
+        return self.storage.take(slots if self._stack > 1 else slots[..., 0], axis=0)

@@ -36,9 +36,9 @@ def frames_kept(capacity: int, spec: ObsSpec, n_step: int, num_envs: int) -> int
     """Frames that the ring holds for `capacity` rows.
 
     A row needs one new frame, and one more where it begins an episode. Frames so cheap that twice the capacity costs
-    little get it: `capacity` rows are then kept however short the episodes are. Dear ones get 1/64: in episodes
-    shorter than that on average the oldest rows go early. The rest is the room for the margin of retirement, for the
-    newest row's own frames (the same bound again) and for transitions whose return is still being summed up.
+    little get it: `capacity` rows are then kept however short the episodes are. Dear ones get 1/64: where episodes are
+    shorter than 64 steps on average, the oldest rows go early. The rest is room for the margin by which rows retire
+    early, for the frames between a row's oldest frame and the row, and for transitions in windows that are still open.
     """
     slack = max(capacity // 64, min(capacity, SLACK_BYTES // spec.frame_bytes))
     return capacity + slack + 2 * margin(spec.stack, n_step, num_envs) + n_step * num_envs

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import safetensors.torch
 import torch
@@ -49,25 +49,35 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def write(
-    folder: Path,
-    *,
-    step: int,
-    config: Mapping[str, Any],
-    model: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    optimizer: Mapping[str, Tensor] | None,
-) -> None:
-    """Publish a checkpoint as `folder`, in the place of one that has this name; `optimizer=None` for weights only.
+class Weights(TypedDict):
+    """What a checkpoint is made of: plain data and tensors by name."""
+
+    config: Mapping[str, Any]
+    model: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+class Contents(Weights):
+    """The same with the optimiser's tensors, None in a weights-only checkpoint."""
+
+    optimizer: Mapping[str, Tensor] | None
+
+
+def write(folder: Path, *, step: int, **contents: Unpack[Contents]) -> None:
+    """Publish a checkpoint as `folder`, in the place of one that has this name.
 
     Raises `NumericalError` where a weight is not finite, `StorageError` where the disk refuses. Either way whatever was
     there before is still there, and nothing half-written is.
     """
-    if bad := _not_finite(model):
+    if bad := _not_finite(contents["model"]):
         raise NumericalError(f"checkpoint of step {step:,} refused: {bad} has NaN or infinite weights")
-    files = {MODEL: _tensor_bytes(model), STATE: _json_bytes(STATE, state), CONFIG: _json_bytes(CONFIG, config)}
-    if optimizer is not None:
-        files[OPTIMIZER] = _tensor_bytes(optimizer)
+    files = {
+        MODEL: _tensor_bytes(contents["model"]),
+        STATE: _json_bytes(STATE, contents["state"]),
+        CONFIG: _json_bytes(CONFIG, contents["config"]),
+    }
+    if contents["optimizer"] is not None:
+        files[OPTIMIZER] = _tensor_bytes(contents["optimizer"])
     entries = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in files.items()}
     files[MANIFEST] = _json_bytes(MANIFEST, {"format": FORMAT, "step": step, "files": entries})
     for name, data in files.items():
@@ -117,53 +127,26 @@ class CheckpointStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             _tidy(self._folder)
 
-    def save_step(
-        self,
-        step: int,
-        *,
-        config: Mapping[str, Any],
-        model: Mapping[str, Tensor],
-        state: Mapping[str, Any],
-        optimizer: Mapping[str, Tensor],
-    ) -> Path:
+    def save_step(self, step: int, **contents: Unpack[Contents]) -> Path:
         """Save a periodic checkpoint, then delete the oldest beyond `keep`."""
-        folder = self._path("step", step)
-        write(folder, step=step, config=config, model=model, state=state, optimizer=optimizer)
-        self._keep_last("step", self._keep)
-        return folder
+        return self._save("step", step, self._keep, contents)
 
-    def save_best(
-        self, step: int, *, config: Mapping[str, Any], model: Mapping[str, Tensor], state: Mapping[str, Any]
-    ) -> Path:
+    def save_best(self, step: int, **weights: Unpack[Weights]) -> Path:
         """Save the weights as the new best, then delete the older best: there is never a moment without one."""
-        folder = self._path("best", step)
-        write(folder, step=step, config=config, model=model, state=state, optimizer=None)
-        self._keep_last("best", 1)
-        return folder
+        return self._save("best", step, 1, {**weights, "optimizer": None})
 
-    def save_final(
-        self,
-        step: int,
-        *,
-        config: Mapping[str, Any],
-        model: Mapping[str, Tensor],
-        state: Mapping[str, Any],
-        optimizer: Mapping[str, Tensor],
-    ) -> Path:
+    def save_final(self, step: int, **contents: Unpack[Contents]) -> Path:
         """Save what the run ended with."""
-        folder = self._path("final", step)
-        write(folder, step=step, config=config, model=model, state=state, optimizer=optimizer)
-        self._keep_last("final", 1)
-        return folder
+        return self._save("final", step, 1, contents)
 
-    def _path(self, kind: str, step: int) -> Path:
-        return self._folder / f"{kind}-{step:09d}"
-
-    def _keep_last(self, kind: str, count: int) -> None:
-        found = sorted((step, path) for (k, step), path in _saved(self._folder).items() if k == kind)
+    def _save(self, kind: str, step: int, keep: int, contents: Contents) -> Path:
+        folder = self._folder / f"{kind}-{step:09d}"
+        write(folder, step=step, **contents)
+        found = sorted((at, path) for (other, at), path in _saved(self._folder).items() if other == kind)
         with writing(self._folder):
-            for _, path in found[:-count]:
+            for _, path in found[:-keep]:
                 _discard(path)
+        return folder
 
 
 def find(path: Path, select: str) -> Path:
@@ -289,7 +272,8 @@ def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         if aside.exists() and not folder.exists():
             aside.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside.exists():
+        _discard(aside)
 
 
 def _tidy(folder: Path) -> None:

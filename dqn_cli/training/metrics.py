@@ -6,6 +6,7 @@ the run alone, so equal runs leave equal bytes; wall times go to `timing.csv`. A
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from numbers import Integral
@@ -180,4 +181,4 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, bo
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value if isinstance(value, (bool, int, float, str)) else str(value)
+            yield f"{prefix}{key}", value if isinstance(value, (bool, int, float, str)) else json.dumps(value)

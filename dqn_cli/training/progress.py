@@ -46,6 +46,8 @@ class Progress:
 
     def update(self, steps: int, **view: float) -> None:
         """Take the newest numbers, by their names in `LABELS`; those not given stay as they were. Draws when due."""
+        if unknown := view.keys() - LABELS.keys():
+            raise KeyError(f"no label for {', '.join(sorted(unknown))}")
         self._steps = steps
         self._view |= view
         now = self._clock()

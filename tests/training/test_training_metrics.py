@@ -1,6 +1,5 @@
 import csv
 import errno
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -207,4 +206,3 @@ def test_names_tags_and_glossary():
     assert all(text and text == text.strip() and "|" not in text for _, text in glossary())
     assert Metric.EVAL_RETURN_MEAN.tag == "eval/return_mean"
     assert Metric.LOSS == "loss"
-    assert "dqn_cli.training.metrics" in sys.modules

@@ -116,13 +116,13 @@ def test_plain_lines_every_tenth_of_the_run():
     clock = Clock()
     progress = Progress(50_000, console=console, clock=clock)
     for steps in range(100, 50_001, 100):
-        clock.now += 0.01
+        clock.now += 1 / 128
         progress.update(steps, **VIEW)
     progress.close()
     lines = file.getvalue().splitlines()
     assert len(lines) == 10
     assert lines[4] == (
-        "step 25,000/50,000 50% | 10,000 steps/s | return 187.3 | eval 12,345.7 | epsilon 0.0412 | loss 0.0123"
+        "step 25,000/50,000 50% | 12,800 steps/s | return 187.3 | eval 12,345.7 | epsilon 0.0412 | loss 0.0123"
         " | eta 0:00:02"
     )
     assert "\x1b" not in file.getvalue()

@@ -61,7 +61,9 @@ class Bench:
             for name in ("periodic", "best", "final")
         }
         self.watcher = Watcher(
-            Periods(**{"total": 100, "log": 10, "evaluate": None, "checkpoint": None, "stop_at_return": None, **periods}),
+            Periods(
+                **{"total": 100, "log": 10, "evaluate": None, "checkpoint": None, "stop_at_return": None, **periods}
+            ),
             Evaluator(looks or [0.0], confirmations or [0.0]),  # type: ignore[arg-type]
             Saving(**keep),
             Sinks(self.metrics, Progress(), constant(0.5), constant(0.1)),  # type: ignore[arg-type]
@@ -102,7 +104,9 @@ def test_a_row_tells_the_state_of_the_run() -> None:
     bench = Bench(log=1)
     stats = [EpisodeStats(0, 0, 7.0, 3), EpisodeStats(1, 0, 9.0, 5)]
     now = Counters(2, 1, 2, 1)
-    bench.watcher.after_step(Counters(), now, quiet(2, stats), UpdateResult(torch.tensor(0.25), torch.tensor(1.5), None))
+    bench.watcher.after_step(
+        Counters(), now, quiet(2, stats), UpdateResult(torch.tensor(0.25), torch.tensor(1.5), None)
+    )
     assert bench.metrics.rows == [
         (2, {"updates": 1, "episodes": 2, "target_syncs": 1, "epsilon": 0.5, "lr": 0.1, "return_mean": 8.0,
              "length_mean": 4.0, "loss": 0.25, "q_mean": 1.5}),

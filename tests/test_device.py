@@ -1,0 +1,86 @@
+"""Devices, threads and staging."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from dqn_cli import device
+from dqn_cli.errors import ConfigError
+from dqn_cli.types import Batch
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def pretend(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    return pretend
+
+
+@pytest.fixture
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "convolutional", "expected"),
+    [
+        (0, "auto", False, "cpu"),
+        (0, "auto", True, "cpu"),
+        (2, "auto", False, "cpu"),
+        (2, "auto", True, "cuda:0"),
+        (2, "cpu", True, "cpu"),
+        (2, "cuda", False, "cuda:0"),
+        (2, "cuda:1", False, "cuda:1"),
+    ],
+)
+def test_device_by_name(gpus, count, name, convolutional, expected) -> None:
+    gpus(count)
+    assert device.resolve(name, convolutional) == torch.device(expected)
+
+
+def test_mps_only_when_asked(monkeypatch, gpus) -> None:
+    gpus(0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.resolve("auto", True).type == "cpu"
+    assert device.resolve("mps", False).type == "mps"
+
+
+@pytest.mark.parametrize(
+    ("count", "name"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2"), (0, "mps"), (0, "gpu"), (0, ""), (0, "meta")]
+)
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(gpus, count, name) -> None:
+    gpus(count)
+    there = "cpu, cuda:0, cuda:1" if count else "cpu"
+    with pytest.raises(ConfigError, match=f"^device={name} is not available here; write auto or one of: {there}$"):
+        device.resolve(name, True)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize(("setting", "count"), [("auto", 1), ("1", 1), (str(os.cpu_count()), os.cpu_count())])
+def test_threads(setting, count) -> None:
+    torch.set_num_threads(2)
+    assert device.set_threads(setting) == count == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("setting", ["0", "-1", "1.5", "many", "", str(os.cpu_count() + 1)])
+def test_impossible_thread_counts_are_refused(setting) -> None:
+    with pytest.raises(ConfigError, match=f"^threads={setting} .*; write auto or a number from 1 to {os.cpu_count()}$"):
+        device.set_threads(setting)
+
+
+def test_staging() -> None:
+    fields = torch.zeros(2, 3), torch.tensor([0, 1]), torch.ones(2), torch.ones(2), torch.zeros(2, 3)
+    batch = Batch(*fields)
+    assert device.to_device(batch, torch.device("cpu")) is batch
+    moved = device.to_device(batch, torch.device("meta"))
+    for name, tensor in zip(Batch.__slots__, fields, strict=True):
+        copy = getattr(moved, name)
+        assert copy.device.type == "meta"
+        assert (copy.shape, copy.dtype) == (tensor.shape, tensor.dtype)
