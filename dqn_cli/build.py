@@ -76,13 +76,19 @@ class RunSummary:
     def lines(self) -> list[str]:
         """For the terminal: the result and the next useful commands."""
         goal = ", run.stop_at_return reached" if self.reached_goal else ""
+        folder = _shown(self.run_dir)
         return [
             f"finished   {self.final.step:,} steps in {self.seconds:.0f} s{goal}",
             f"final      {_score(self.final.result)}",
             f"best       {_score(self.best.result)} (step {self.best.step:,}, fresh seeds)",
-            f"evaluate   dqn-eval checkpoint={self.run_dir}",
-            f"curves     tensorboard --logdir {self.run_dir}",
+            f"evaluate   dqn-eval checkpoint={folder}",
+            f"curves     tensorboard --logdir {folder}",
         ]
+
+
+def _shown(folder: Path) -> Path:
+    """A folder as it is shortest to type from here."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _score(result: EvalResult) -> str:
@@ -281,7 +287,7 @@ def train_run(config: Config, run_dir: Path, overrides: list[str], command: list
                 watcher.finish(run.trainer.result)
             except Interrupted as stop:
                 watcher.save_interrupted()
-                raise Interrupted(f"{stop}; saved: dqn-eval checkpoint={run_dir} select=last") from None
+                raise Interrupted(f"{stop}; saved, evaluate it with dqn-eval checkpoint={_shown(run_dir)} select=last") from None
         assert watcher.last is not None
         assert watcher.best is not None
         metrics.hparams(plain(config), {"eval_return_mean": watcher.last.result.mean})

@@ -26,6 +26,7 @@ from dqn_cli.config import (
 )
 from dqn_cli.errors import ConfigError
 from dqn_cli.schedules import crossings
+from dqn_cli.validate import SETTINGS
 
 Typed = Collection[str]  # the dotted keys that the user wrote
 
@@ -63,7 +64,8 @@ def _dead(keys: Collection[str], typed_keys: Typed, because: str, remedy: str) -
 
 def _machine(config: Config) -> None:
     if not re.fullmatch(DEVICE_FORM, config.device):
-        raise ConfigError(f"device={config.device} is not a device; write auto, cpu, cuda, cuda:N or mps")
+        known = SETTINGS["device"][""].metadata["text"]
+        raise ConfigError(f"device={config.device} is not a device; write {known}")
     if not re.fullmatch(THREADS_FORM, config.threads):
         raise ConfigError(f"threads={config.threads} is not a number of threads; write auto or a number such as 2")
     if config.run.total_steps < config.num_envs:

@@ -35,7 +35,6 @@ class Learner:
     ) -> None:
         self.online = online
         self.target = deepcopy(online).requires_grad_(False) if rule.needs_target else None
-        self.updates = 0
         self._rule = rule
         self._loss = loss
         self._optimizer = optimizer
@@ -69,7 +68,6 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = self._lr(step)
         self._optimizer.step()
-        self.updates += 1
         return UpdateResult(loss.detach(), q_tm1.detach().mean(), grad_norm)
 
     @torch.no_grad()

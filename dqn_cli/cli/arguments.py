@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,9 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ConfigError(f"{' and '.join(together)} cannot be used together; write one of them")
     if args.resolve and not args.cfg:
         raise ConfigError("--resolve does nothing without --cfg; write --cfg job --resolve")
+    asked = re.fullmatch(r"((un)?install|(?P<query>query))=(bash|zsh|fish)", " ".join(args.overrides))
+    if args.shell_completion and (asked is None or (asked["query"] and "COMP_LINE" not in os.environ)):
+        raise ConfigError("-sc takes install= or uninstall= and a shell (query is the shell's); write -sc install=bash")
 
 
 def _unknown_flag(flag: str, flags: Sequence[str]) -> ConfigError:

@@ -47,9 +47,8 @@ def version(program: str) -> str:
 def overview(columns: int | None = None) -> str:
     """The help: what can be written, on one screen."""
     columns = columns or shutil.get_terminal_size().columns
-    common = "run.total_steps optimizer.lr discount seed device num_envs"
     groups = [_hanging(f"{group}=", " ".join(choices(group)), columns, 13) for group in GROUPS]
-    groups.append(_hanging("settings", f"{common} ... ({len(SETTINGS)} in all: --list settings)", columns, 13))
+    groups.append(_hanging("settings", "run.total_steps optimizer.lr discount seed ... (--list settings)", columns, 13))
     lists = textwrap.indent(textwrap.fill(", ".join(LISTS), columns - 18), " " * 18).lstrip()
     return OVERVIEW.format(groups="\n".join(groups), lists=lists)
 
@@ -57,7 +56,8 @@ def overview(columns: int | None = None) -> str:
 def listing(what: str) -> str:
     """The choices of a group, or all settings; `ConfigError` for anything else."""
     if what not in LISTS:
-        raise ConfigError(f"--list {what} is not a list{suggestion(what, LISTS)}; write one of {', '.join(LISTS)}")
+        meant = suggestion(what, LISTS) or f"; write one of {', '.join(LISTS)}"
+        raise ConfigError(f"{f'--list {what}'.strip()} is not a list{meant}")
     if what == "settings":
         note = "An environment brings its own values for many of these: dqn-train --cfg job env=... shows them."
         return "\n".join([*_settings(SETTINGS), "", textwrap.fill(note, shutil.get_terminal_size().columns)])
@@ -72,7 +72,7 @@ def setting(topic: str) -> str:
     lists = [f"{topic}={name}" for name in choices(topic)] if topic in (*GROUPS, "family") else []
     if not chosen and not lists:
         check_key(topic, {})
-    head = [_hanging(f"{topic}=", " ".join(choices(topic)), shutil.get_terminal_size().columns, 12)] if lists else []
+    head = [_hanging(f"{topic}=", " ".join(choices(topic)), shutil.get_terminal_size().columns, 13)] if lists else []
     return "\n".join([*head, *_settings(chosen)])
 
 

@@ -19,6 +19,8 @@ from dqn_cli.config import Config
 from dqn_cli.errors import ConfigError, Interrupted, UserError
 from dqn_cli.validate import typed, wrong_value
 
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
 
 class Escaped(BaseException):
     """Carries an error past Hydra, which swallows those of callbacks and announces those of jobs in its own words."""
@@ -88,7 +90,7 @@ def _sweep_job(composed: DictConfig, overrides: list[str], folder: Path, hydra: 
         failure = told(error, folder)
         sweep.record(folder, **result | {"status": "failed", "error": str(failure), "exit_code": failure.exit_code})
         print(f"job {hydra.job.num} failed: {failure}")
-        if hydra.sweeper._target_.endswith(".BasicSweeper"):  # it would stop at the first failure, and use no result
+        if hydra.sweeper._target_ == BASIC_SWEEPER:  # it uses no metric, and would stop after a failure
             return None
         raise failure from error
     sweep.record(folder, **result | {"status": "done", "metric": metric, "exit_code": 0})

@@ -41,8 +41,8 @@ def _after(argv: list[str], *flags: str) -> list[str]:
     for i, arg in enumerate(argv):
         flag, eq, word = arg.partition("=")
         if flag in flags:
-            following = argv[i + 1] if i + 1 < len(argv) else ""
-            return [word if eq else following if "=" not in following else ""]
+            following = next(iter(argv[i + 1 :]), "")
+            return [word if eq else "" if "=" in following or following.startswith("-") else following]
     return []
 
 

@@ -12,8 +12,6 @@ from dqn_cli.errors import CheckpointError, ConfigError
 from dqn_cli.replay.size import replay_bytes
 from dqn_cli.settle import Typed, settle
 
-CGROUPS = Path("/sys/fs/cgroup")
-
 
 def preflight(config: Config, typed_keys: Typed) -> tuple[EnvFacts, list[str]]:
     """Settle `config` in place and compare it with the environment, the memory and the disk; facts and notices.
@@ -53,17 +51,22 @@ def _check_memory(config: Config, facts: EnvFacts) -> None:
 def free_memory() -> int:
     """Bytes that this process can still get: of the machine, and of every control group (version 2) around it."""
     free = int(psutil.virtual_memory().available)
-    try:
-        path = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")
-    except OSError:  # not Linux
-        return free
-    group = CGROUPS / path
+    group = own_cgroup()
     for folder in (group, *group.parents):
         try:
-            limit, used = (folder / "memory.max").read_text(), (folder / "memory.current").read_text()
-            cache = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            limit, used = (folder / "memory.max").read_text().strip(), (folder / "memory.current").read_text()
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         except OSError:  # the root, or no version 2
             continue
-        if limit.strip() != "max":
-            free = min(free, int(limit) - int(used) + int(cache.get("inactive_file", 0)))
+        if limit != "max":
+            free = min(free, int(limit) - int(used) + int(stat.get("inactive_file", 0)))
     return max(free, 0)
+
+
+def own_cgroup() -> Path:
+    """The folder of the control group that this process is in; one that does not exist where there are none."""
+    try:
+        groups = Path("/proc/self/cgroup").read_text()
+    except OSError:  # not Linux
+        groups = ""
+    return Path("/sys/fs/cgroup", groups.rpartition("0::")[2].strip().lstrip("/"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def finish(sweep: Path) -> int:
     (sweep / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own: it names code to run, and results.csv says more
     results = collect(sweep)
     if not results:
-        with suppress(OSError):  # the user's folder may hold other things
-            sweep.rmdir()
+        with suppress(OSError):  # up to the first folder that holds other things
+            os.removedirs(sweep)
         return 0
     settings = {key: None for result in results for key in _settings(result)}
     with (sweep / "results.csv").open("w", newline="") as file:

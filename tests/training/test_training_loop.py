@@ -135,7 +135,8 @@ def test_online_learning_takes_each_new_row_alone_right_after_it_is_stored() -> 
     tape = Tape(num_envs=2, episode_length=9)
     run(tape, plan(2, None, None))
     assert tape.words == [
-        "reset", "start", "act 1 first", "send", "recv", "append", "newest 2", "update 1 at 2", "update 1 at 2", "log 2",
+        "reset", "start",
+        "act 1 first", "send", "recv", "append", "newest 2", "update 1 at 2", "update 1 at 2", "log 2",
     ]  # fmt: skip
 
 

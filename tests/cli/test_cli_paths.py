@@ -1,0 +1,66 @@
+import re
+
+import pytest
+
+from dqn_cli.cli import paths
+from dqn_cli.cli.arguments import check
+from dqn_cli.cli.evaluate import parse
+from dqn_cli.errors import ConfigError, StorageError
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("seed-1_variant-ddqn", "seed-1_variant-ddqn"),
+        ("network.hidden-[64,64]_optimizer.lr-0.001", "network.hidden-64-64_optimizer.lr-0.001"),
+        ("env.id-ALE/Pong-v5", "env.id-ALE-Pong-v5"),
+        ("", "base"),
+        ("x-${seed} 'y'", "x-seed-y"),
+    ],
+)
+def test_a_jobs_folder_is_readable(name, folder):
+    assert paths.job_folder(name) == folder
+
+
+def test_a_long_name_is_shortened_and_told_apart():
+    one, other = (paths.job_folder("a" * 200 + end) for end in "xy")
+    assert one != other
+    assert len(one) == len(other) == 120
+
+
+@pytest.mark.parametrize("name", ["network.hidden-[64,64]", "env.kwargs.a-{b:1}", "x-a b=c", "x-'$(rm)'", "a" * 300])
+def test_a_jobs_folder_can_be_typed_back(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = f"runs/sweeps/{paths.job_folder(name)}"
+    (tmp_path / folder).mkdir(parents=True)
+    assert re.fullmatch(r"[\w./-]+", folder, re.ASCII)  # nothing that a shell reads
+    assert check([f"init_from={folder}"]) == [f"init_from={folder}"]
+    assert parse([f"checkpoint={folder}"])[0].checkpoint == folder
+
+
+def test_the_folder_of_an_environment():
+    assert paths.env_folder("CartPole", "CartPole-v1") == "CartPole"
+    assert paths.env_folder("gym", "ALE/Pong-v5") == "ALE-Pong-v5"
+
+
+def test_a_folder_is_claimed_once(tmp_path):
+    paths.claim(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"run already holds a run; write another folder"):
+        paths.claim(tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/run cannot be written \(Not a directory\)"):
+        paths.claim(tmp_path / "file" / "run")
+
+
+def test_configuration_files_are_found_beside_and_inside_the_package(tmp_path, monkeypatch):
+    assert (paths.conf_dir() / "config.yaml").is_file()
+    inside = tmp_path / "dqn_cli"
+    (inside / "conf").mkdir(parents=True)
+    monkeypatch.setattr(paths, "__file__", str(inside / "cli" / "paths.py"))
+    with pytest.raises(ConfigError, match="install it again"):
+        paths.conf_dir()
+    (inside / "conf" / "config.yaml").touch()
+    assert paths.conf_dir() == inside / "conf"

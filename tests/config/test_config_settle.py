@@ -1,0 +1,187 @@
+import pytest
+
+from dqn_cli.config import (
+    Config,
+    EnvConfig,
+    EpsilonConfig,
+    EpsilonSchedule,
+    LrSchedule,
+    MlpConfig,
+    OnlineConfig,
+    QlearningConfig,
+    RunConfig,
+    SgdConfig,
+    TableConfig,
+    TargetUnit,
+    TdqnConfig,
+    UniformConfig,
+    VdqnConfig,
+)
+from dqn_cli.errors import ConfigError
+from dqn_cli.settle import planned_updates, settle
+from dqn_cli.training.plan import Updates
+
+
+def config(**parts):
+    run = {"total_steps": 1000, "learning_starts_steps": 100, "update_every_steps": 4} | parts.pop("run", {})
+    defaults = {
+        "env": EnvConfig(id="CartPole-v1"),
+        "network": MlpConfig(),
+        "variant": TdqnConfig(target_every=10),
+        "replay": UniformConfig(capacity=500),
+        "exploration": EpsilonConfig(over_steps=500),
+        "optimizer": SgdConfig(),
+    }
+    return Config(**defaults | parts, run=RunConfig(**run))
+
+
+def tabular(**parts):
+    return config(
+        **{"network": TableConfig(), "variant": QlearningConfig(), "replay": OnlineConfig()} | parts,
+    )
+
+
+def test_what_fits_is_left_alone_in_silence():
+    before, after = config(), config()
+    assert settle(after, ()) == []
+    assert after == before
+    assert settle(tabular(), ()) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "typed_keys", "message"),
+    [
+        (config(discount=2), (), "discount=2 is not in"),
+        (config(device="gpu"), (), "device=gpu is not a device; write auto, cpu, cuda, cuda:N or mps"),
+        (config(device="cuda:x"), (), "device=cuda:x is not a device"),
+        (config(threads="0"), (), "threads=0 is not a number of threads"),
+        (config(threads="two"), (), "threads=two is not a number of threads"),
+        (config(num_envs=1001), (), "run.total_steps=1000 is less than one step of num_envs=1001"),
+        (tabular(network=MlpConfig()), (), "network=mlp does not fit variant=qlearning.*; write network=table"),
+        (tabular(replay=UniformConfig()), (), "replay=uniform does not fit variant=qlearning.*; write replay=online"),
+        (tabular(), ("run.update_every_steps",), "run.update_every_steps does nothing with replay=online; remove it"),
+        (tabular(), ("run.updates_per_round",), "run.updates_per_round does nothing with replay=online"),
+        (tabular(), ("run.learning_starts_steps",), "run.learning_starts_steps does nothing with replay=online"),
+        (
+            config(exploration=EpsilonConfig(schedule=EpsilonSchedule.constant)),
+            ("exploration.begin",),
+            "exploration.begin does nothing with exploration.schedule=constant",
+        ),
+        (
+            config(exploration=EpsilonConfig(schedule=EpsilonSchedule.constant)),
+            ("exploration.over_steps",),
+            "exploration.over_steps does nothing with exploration.schedule=constant",
+        ),
+        (
+            config(exploration=EpsilonConfig(schedule=EpsilonSchedule.exponential, end=0)),
+            (),
+            "exploration.end=0: exploration.schedule=exponential needs both above 0",
+        ),
+        (
+            config(exploration=EpsilonConfig(schedule=EpsilonSchedule.exponential, begin=0)),
+            (),
+            "exploration.begin=0 .*needs both above 0",
+        ),
+        (config(), ("optimizer.lr_end",), "optimizer.lr_end does nothing with optimizer.lr_schedule=constant"),
+        (
+            config(run={"stop_at_return": 5.0, "eval_every_steps": None}),
+            (),
+            "run.stop_at_return=5 does nothing with run.eval_every_steps=null",
+        ),
+        (
+            config(run={"checkpoint_every_steps": None}),
+            ("run.keep_checkpoints",),
+            "run.keep_checkpoints does nothing with run.checkpoint_every_steps=null",
+        ),
+        (
+            config(run={"learning_starts_steps": 1000}),
+            ("run.learning_starts_steps",),
+            "run.learning_starts_steps=1000 leaves nothing to learn: run.total_steps=1000",
+        ),
+        (
+            config(replay=UniformConfig(capacity=10, batch_size=11)),
+            (),
+            "replay.batch_size=11 is larger than replay.capacity=10",
+        ),
+        (config(run={"update_every_steps": 1001}), (), "run.total_steps=1000 ends before the first update"),
+        (config(run={"learning_starts_steps": 900, "update_every_steps": 300}), (), "ends before the first update"),
+        (config(replay=UniformConfig(n_step=1000)), (), "ends before the first update"),
+        (
+            config(variant=TdqnConfig(target_every=1000)),
+            ("variant.target_every",),
+            "variant.target_every=1000 is never reached: the run has 1000 steps",
+        ),
+        (
+            config(variant=TdqnConfig(target_every=225, target_unit=TargetUnit.updates)),
+            ("variant.target_every",),
+            "variant.target_every=225 is never reached: the run has 225 updates",
+        ),
+        *(
+            (config(run={name: 1001}), (f"run.{name}",), f"run.{name}=1001 is never reached: run.total_steps=1000")
+            for name in ("eval_every_steps", "checkpoint_every_steps", "log_every_steps")
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(made, typed_keys, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        settle(made, typed_keys)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        tabular(run={"update_every_steps": 7, "updates_per_round": 3, "learning_starts_steps": 10**6}),
+        config(exploration=EpsilonConfig(schedule=EpsilonSchedule.constant, end=0, over_steps=10**6)),
+        config(run={"eval_every_steps": 5000, "checkpoint_every_steps": None}),
+        config(variant=VdqnConfig()),
+        config(device="cuda:1", threads="2"),
+        config(variant=TdqnConfig(target_every=10**6, target_unit=TargetUnit.episodes)),
+    ],
+)
+def test_a_familys_value_that_does_not_apply_is_left_out_in_silence(made):
+    assert settle(made, ()) == []
+
+
+def test_what_a_family_brought_is_clipped_to_a_short_run():
+    made = config(
+        run={"learning_starts_steps": 1000},
+        replay=UniformConfig(capacity=5000),
+        exploration=EpsilonConfig(over_steps=5000),
+        variant=TdqnConfig(target_every=1000),
+    )
+    assert settle(made, ()) == [
+        "run.learning_starts_steps=100 instead of 1000: the run has only 1000 steps",
+        "replay.capacity=1000 instead of 5000: the run has only 1000 steps",
+        "exploration.over_steps=1000 instead of 5000: the run has only 1000 steps",
+        "variant.target_every=100 instead of 1000: the run has only 1000 steps",
+    ]
+    assert (made.run.learning_starts_steps, made.replay.capacity) == (100, 1000)
+    assert (made.exploration.over_steps, made.variant.target_every) == (1000, 100)
+
+
+def test_what_was_typed_is_kept():
+    made = config(replay=UniformConfig(capacity=5000), exploration=EpsilonConfig(over_steps=5000))
+    assert settle(made, {"replay.capacity", "exploration.over_steps"}) == []
+    assert (made.replay.capacity, made.exploration.over_steps) == (5000, 5000)
+
+
+def test_the_capacity_is_not_clipped_below_a_batch():
+    made = config(run={"total_steps": 50, "learning_starts_steps": 5}, exploration=EpsilonConfig(over_steps=50))
+    settle(made, ())
+    assert made.replay.capacity == made.replay.batch_size == 64
+
+
+def test_a_schedule_makes_its_end_mean_something():
+    made = config(optimizer=SgdConfig(lr_schedule=LrSchedule.linear, lr_end=0.1))
+    assert settle(made, {"optimizer.lr_end"}) == []
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("n_step", [1, 5])
+@pytest.mark.parametrize(("starts", "every", "per_round"), [(0, 1, 1), (0, 7, 2), (99, 10, 1), (100, 10, 3)])
+def test_the_planned_updates_are_those_of_the_loop(lanes, n_step, starts, every, per_round):
+    run = {"learning_starts_steps": starts, "update_every_steps": every, "updates_per_round": per_round}
+    made = config(run=run, replay=UniformConfig(n_step=n_step), num_envs=lanes)
+    plan = Updates(every_steps=every, per_round=per_round, starts_steps=starts, first_row_steps=(n_step + 1) * lanes)
+    assert planned_updates(made) == sum(plan.due(at, at + lanes) for at in range(0, 1000, lanes))
