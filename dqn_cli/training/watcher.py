@@ -118,7 +118,8 @@ class Watcher:
         for stats in step.episodes:
             self._count(now.steps, stats)
         self._check_interrupt()
-        self._draw(result)
+        if time.perf_counter() >= self.clock.next_draw:
+            self._draw(result)
         evaluation = self._evaluate(result) if self._evaluation_due(before, now) else None
         if evaluation is not None or crossings(before.steps, now.steps, self._periods.log):
             self._log(result, evaluation)
@@ -130,6 +131,7 @@ class Watcher:
 
     def finish(self, result: UpdateResult | None) -> None:
         """Save the policy that the run ended with; its evaluation was due at the last step."""
+        self._draw(result)
         self._save(self._saving.final, result)
 
     def save_interrupted(self) -> None:
@@ -206,8 +208,6 @@ class Watcher:
             clock.lap_seconds, clock.lap = seconds, replace(now)
 
     def _draw(self, result: UpdateResult | None) -> None:
-        if time.perf_counter() < self.clock.next_draw:
-            return
         self.clock.next_draw = time.perf_counter() + DRAW_EVERY_S
         now, view = self._now, {"epsilon": self.sinks.epsilon(self._now.steps)}
         if self._scores:

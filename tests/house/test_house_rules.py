@@ -55,3 +55,18 @@ def test_the_changelog_names_the_current_version() -> None:
 
     assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_readme_explains_every_metric() -> None:
+    from dqn_cli.training.metrics import glossary
+
+    readme = (ROOT / "README.md").read_text()
+    for name, text in glossary():
+        assert f"| `{name}` | {text} |" in readme
+
+
+def test_the_readme_names_every_choice_and_every_preset() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for group in ("env", "variant", "experiment"):
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert f"`{path.stem}" in readme, f"{group}={path.stem}"
