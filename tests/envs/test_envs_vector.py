@@ -45,7 +45,8 @@ class Twin:
         self.rewards.append(float(reward))
         stats = None
         if terminated or truncated:
-            stats = EpisodeStats(self.lane, self.episode, sum(self.rewards), len(self.rewards))
+            score = float(np.cumsum(self.rewards)[-1])  # in their order: sum() compensates from Python 3.12 on
+            stats = EpisodeStats(self.lane, self.episode, score, len(self.rewards))
             self.episode, self.rewards = self.episode + 1, []
             frame = self.flat(self.env.reset(seed=self.seed_of(self.lane, self.episode))[0])
         return frame, successor, reward, terminated, truncated, stats
