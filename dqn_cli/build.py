@@ -36,7 +36,7 @@ from dqn_cli.config import (
 )
 from dqn_cli.device import resolve, set_threads
 from dqn_cli.envs.frame_stack import FrameStack
-from dqn_cli.envs.vector import GymLanes
+from dqn_cli.envs.vector import GymLanes, SeedOf
 from dqn_cli.errors import CheckpointError, Interrupted
 from dqn_cli.networks.q_network import QNetwork, Table
 from dqn_cli.networks.torsos import Mlp
@@ -47,7 +47,7 @@ from dqn_cli.schedules import Schedule
 from dqn_cli.seeding import Purpose
 from dqn_cli.training import checkpoint as checkpoints
 from dqn_cli.training.checkpoint import Checkpoint, CheckpointStore
-from dqn_cli.training.evaluator import EvalResult, Evaluator, SeedOf, play
+from dqn_cli.training.evaluator import EvalResult, Evaluator, play
 from dqn_cli.training.manifest import write_config, write_manifest
 from dqn_cli.training.metrics import MetricsLog
 from dqn_cli.training.plan import Periods, Plan, Sync, Updates
@@ -55,7 +55,7 @@ from dqn_cli.training.progress import Progress
 from dqn_cli.training.trainer import Trainer
 from dqn_cli.training.watcher import Evaluation, Saving, Sinks, Watcher
 from dqn_cli.types import ObsSpec
-from dqn_cli.validate import plain
+from dqn_cli.validate import plain, typed
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,11 @@ def make_saving(config: Config, run_dir: Path, learner: Learner, streams: Mappin
 
 
 def load_initial(path: str, learner: Learner) -> None:
-    """Begin with another run's weights; a target network begins as their copy."""
-    model = checkpoints.read(checkpoints.find(Path(path), "best"), optimizer=False).model
+    """Begin with the weights that acted in another run; a target network begins as their copy."""
+    source = checkpoints.read(checkpoints.find(Path(path), "best"), optimizer=False)
+    acting = acting_network(typed(source.config)) + "."
     try:
-        learner.load_online({k.removeprefix("online."): w for k, w in model.items() if k.startswith("online.")})
+        learner.load_online({k.removeprefix(acting): w for k, w in source.model.items() if k.startswith(acting)})
     except ValueError as error:
         raise CheckpointError(f"init_from={path} is not of the network configured: {error}") from error
 
@@ -287,7 +288,8 @@ def train_run(config: Config, run_dir: Path, overrides: list[str], command: list
                 watcher.finish(run.trainer.result)
             except Interrupted as stop:
                 watcher.save_interrupted()
-                raise Interrupted(f"{stop}; saved, evaluate it with dqn-eval checkpoint={_shown(run_dir)} select=last") from None
+                next_command = f"dqn-eval checkpoint={_shown(run_dir)} select=last"
+                raise Interrupted(f"{stop}; saved, evaluate it with {next_command}") from None
         assert watcher.last is not None
         assert watcher.best is not None
         metrics.hparams(plain(config), {"eval_return_mean": watcher.last.result.mean})

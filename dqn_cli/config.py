@@ -1,13 +1,14 @@
 """Every knob on one page: a dataclass per Hydra group, with its range and its meaning beside it.
 
 Units are in the names: `_steps` are agent decisions summed over all environments, `_updates` gradient updates,
-`_episodes` finished episodes. Ranges are checked by `check_ranges`, rules between groups by `validate.py`.
+`_episodes` finished episodes. Ranges are checked by `check_ranges`, rules between groups by `settle.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 from omegaconf import MISSING
@@ -69,9 +70,33 @@ class LrSchedule(StrEnum):
     linear = "linear"
 
 
-def knob(default: Any, text: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None) -> Any:
-    """A setting: its default (`MISSING` for none), what it means, and its range."""
-    meta = {"text": text, "ge": ge, "gt": gt, "le": le}
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a setting may have; NaN and infinity lie outside every range."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def __contains__(self, number: float) -> bool:
+        return (
+            isfinite(number)
+            and (self.ge is None or number >= self.ge)
+            and (self.gt is None or number > self.gt)
+            and (self.le is None or number <= self.le)
+            and (self.lt is None or number < self.lt)
+        )
+
+    def __str__(self) -> str:
+        low = f"({self.gt:g}" if self.gt is not None else f"[{self.ge:g}" if self.ge is not None else "(-inf"
+        high = f"{self.lt:g})" if self.lt is not None else f"{self.le:g}]" if self.le is not None else "inf)"
+        return f"{low}, {high}"
+
+
+def knob(default: Any, text: str, **bounds: float) -> Any:
+    """A setting: its default (`MISSING` for none), what it means, and the bounds of its `Range`."""
+    meta = {"text": text, "range": Range(**bounds)}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=meta)
     return field(default=default, metadata=meta)
@@ -222,7 +247,7 @@ class RmspropConfig(OptimizerConfig):
     """RMSProp as PyTorch has it: epsilon outside the root."""
 
     name: str = "rmsprop"
-    decay: float = knob(0.95, "of the squared gradient's average", ge=0, le=1)
+    decay: float = knob(0.95, "of the squared gradient's average", ge=0, lt=1)
     eps: float = knob(1e-5, "added to the root", gt=0, le=1)
     centered: bool = knob(False, "subtract the squared average gradient")
 
@@ -232,7 +257,7 @@ class RmspropNatureConfig(OptimizerConfig):
     """RMSProp of Mnih et al. 2015: centred, epsilon inside the root."""
 
     name: str = "rmsprop_nature"
-    decay: float = knob(0.95, "of both averages", ge=0, le=1)
+    decay: float = knob(0.95, "of both averages", ge=0, lt=1)
     eps: float = knob(0.01, "added inside the root", gt=0, le=1)
 
 
@@ -241,7 +266,7 @@ class SgdConfig(OptimizerConfig):
     """Stochastic gradient descent."""
 
     name: str = "sgd"
-    momentum: float = knob(0.0, "of the update", ge=0, le=1)
+    momentum: float = knob(0.0, "of the update", ge=0, lt=1)
 
 
 @dataclass(kw_only=True)
@@ -324,19 +349,5 @@ def check_ranges(config: Any, prefix: str = "") -> None:
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, bool) or not isinstance(item, (int, float)):
                 continue
-            ge, gt, le = (f.metadata.get(bound) for bound in ("ge", "gt", "le"))
-            inside = (
-                item == item
-                and abs(item) != float("inf")
-                and (ge is None or item >= ge)
-                and (gt is None or item > gt)
-                and (le is None or item <= le)
-            )
-            if not inside:
-                low = f"{'[' if gt is None else '('}{_plain(gt if ge is None else ge, '-inf')}"
-                high = f"{_plain(le, 'inf')}{']' if le is not None else ')'}"
-                raise ConfigError(f"{name}={item} is not in {low}, {high}")
-
-
-def _plain(bound: float | None, otherwise: str) -> str:
-    return otherwise if bound is None else f"{bound:g}" if isinstance(bound, float) else str(bound)
+            if item not in (allowed := f.metadata["range"]):
+                raise ConfigError(f"{name}={item} is not in {allowed}")

@@ -39,6 +39,8 @@ def settle(config: Config, typed_keys: Typed) -> list[str]:
     check_ranges(config)
     _machine(config)
     _qlearning(config)
+    if config.init_from is not None:
+        _dead(["network.initial_q"], typed_keys, f"init_from={config.init_from}", "leave out init_from")
     _schedules(config, typed_keys)
     _periods(config, typed_keys)
     notices = _clip_to_run(config, typed_keys)
@@ -132,12 +134,12 @@ def _clip_to_run(config: Config, typed_keys: Typed) -> list[str]:
             notices.append(f"{key}={limit} instead of {value}: the run has only {total} steps")
 
     if isinstance(replay, UniformConfig):
-        if config.run.learning_starts_steps >= total:
-            if "run.learning_starts_steps" in typed_keys:
-                raise ConfigError(
-                    f"run.learning_starts_steps={config.run.learning_starts_steps} leaves nothing to learn: "
-                    f"run.total_steps={total}; write fewer"
-                )
+        starts = config.run.learning_starts_steps
+        if starts >= total and "run.learning_starts_steps" in typed_keys:
+            raise ConfigError(
+                f"run.learning_starts_steps={starts} leaves nothing to learn: run.total_steps={total}; write fewer"
+            )
+        if starts > total // 2:
             clip(config.run, "run.learning_starts_steps", total // 10)
         clip(replay, "replay.capacity", max(total, replay.batch_size))
     if isinstance(config.exploration, EpsilonConfig) and config.exploration.schedule is not EpsilonSchedule.constant:
@@ -165,9 +167,16 @@ def _replay(config: Config, typed_keys: Typed) -> None:
 
 def _target(config: Config, typed_keys: Typed) -> list[str]:
     variant = config.variant
-    if not isinstance(variant, TdqnConfig) or variant.target_unit is TargetUnit.episodes:
+    if not isinstance(variant, TdqnConfig):
         return []
     in_steps = variant.target_unit is TargetUnit.steps
+    if "variant.target_unit" in typed_keys and "variant.target_every" not in typed_keys and not in_steps:
+        raise ConfigError(
+            f"variant.target_unit={variant.target_unit} needs a period of its own: "
+            f"variant.target_every={variant.target_every} was meant in steps; write variant.target_every=... too"
+        )
+    if variant.target_unit is TargetUnit.episodes:
+        return []
     horizon = config.run.total_steps if in_steps else planned_updates(config)
     if variant.target_every < horizon:
         return []

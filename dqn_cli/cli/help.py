@@ -14,7 +14,7 @@ import omegaconf
 
 import dqn_cli
 from dqn_cli.cli.paths import choices, conf_dir
-from dqn_cli.config import CHOICES
+from dqn_cli.config import CHOICES, Range
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import SETTINGS, check_key, suggestion
 
@@ -95,11 +95,8 @@ def _values(f: Field[Any]) -> str:
         return f"{shown} of {'|'.join(type(default).__members__)}"
     if isinstance(default, bool):
         return str(shown).lower()
-    ge, gt, le = (f.metadata[bound] for bound in ("ge", "gt", "le"))
-    if ge is None and gt is None:
-        return str(shown)
-    low, high = (f"({gt:g}" if ge is None else f"[{ge:g}"), ("inf)" if le is None else f"{le:g}]")
-    return f"{shown} in {low}, {high}"
+    allowed = f.metadata["range"]
+    return str(shown) if allowed == Range() else f"{shown} in {allowed}"
 
 
 def _about(group: str, name: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from math import isfinite
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -17,29 +17,9 @@ from dqn_cli.config import EnvConfig
 from dqn_cli.envs.make import make_env, missing_dependency, one_line
 from dqn_cli.envs.spaces import Frame, Misfit, Write, action_range, brief, observer
 from dqn_cli.errors import EnvironmentFault, NumericalError, UserError
-from dqn_cli.types import EpisodeStats, ObsSpec, StepResult
+from dqn_cli.types import EpisodeStats, StepResult
 
 SeedOf = Callable[[int, int], int | None]  # (lane, episode) -> seed of that episode, None to go on without
-
-
-class VectorEnv(Protocol):
-    """E environments (lanes) that step together; a lane whose episode ended begins the next one by itself."""
-
-    num_envs: int
-    spec: ObsSpec
-    num_actions: int
-
-    def reset(self) -> Frame:
-        """Begin episode 0 in every lane; its first frames `[E, *frame_shape]`."""
-
-    def send(self, actions: NDArray[np.int64]) -> None:
-        """Let every lane take its action `[E]`; what comes of it is fetched by `recv`."""
-
-    def recv(self) -> StepResult:
-        """What the actions sent last led to."""
-
-    def close(self) -> None:
-        """Release what the environments hold."""
 
 
 class GymLanes:
@@ -51,10 +31,12 @@ class GymLanes:
     """
 
     def __init__(self, config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | None = None) -> None:
-        envs = [make_env(config, render if lane == 0 else None) for lane in range(num_envs)]
         self.num_envs = num_envs
-        self.spec, write = observer(config.id, envs[0].observation_space, config.frame_stack)
-        self.num_actions, first_action = action_range(config.id, envs[0].action_space)
+        with ExitStack() as stack:  # closes what was made if the next one cannot be
+            envs = [stack.enter_context(closing(make_env(config, render if i == 0 else None))) for i in range(num_envs)]
+            self.spec, write = observer(config.id, envs[0].observation_space, config.frame_stack)
+            self.num_actions, first_action = action_range(config.id, envs[0].action_space)
+            stack.pop_all()
         self._lanes = [_Lane(config.id, i, env, write, first_action) for i, env in enumerate(envs)]
         self._seed_of = seed_of
         self._actions: list[int] | None = None

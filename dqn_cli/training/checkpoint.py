@@ -156,12 +156,12 @@ def find(path: Path, select: str) -> Path:
     then `best` means `last`, as the returned name tells. Raises `CheckpointError`.
     """
     try:
-        if (path / MANIFEST).exists():
-            return path
         if not path.is_dir():
             raise CheckpointError(_not_a_folder(path))
-        saved = _saved(path / "checkpoints")
         names = sorted(entry.name for entry in path.iterdir())
+        if MANIFEST in names:  # by its exact name: where case does not count, a run's manifest.json exists as this too
+            return path
+        saved = _saved(path / "checkpoints")
     except OSError as error:
         raise CheckpointError(f"{str(path)[:200]} cannot be read: {error.strerror}") from error
     if not saved:

@@ -59,10 +59,6 @@ class Progress:
         if due:
             self._draw(now)
 
-    def note(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
-        self._print(text)
-
     def close(self) -> None:
         """Show the last state and leave the terminal as it was."""
         if self._live is None:

@@ -123,8 +123,6 @@ class Watcher:
         evaluation = self._evaluate(result) if self._evaluation_due(before, now) else None
         if evaluation is not None or crossings(before.steps, now.steps, self._periods.log):
             self._log(result, evaluation)
-        goal = self._periods.stop_at_return
-        self.reached_goal = goal is not None and evaluation is not None and evaluation.mean >= goal
         if self._periods.checkpoint is not None and crossings(before.steps, now.steps, self._periods.checkpoint):
             self._save(self._saving.periodic, result)
         return self.reached_goal
@@ -219,17 +217,26 @@ class Watcher:
         self.sinks.progress.update(now.steps, **view)
 
     def _evaluate(self, result: UpdateResult | None) -> EvalResult:
-        """Evaluate; a policy that looks at least as good as the best is played again on fresh seeds, and that counts.
+        """Evaluate; a policy that looks as good as the best, or as the goal, is played again on fresh seeds.
 
-        The second look is what keeps luck out: the best of many noisy evaluations is too good on average.
+        Only what the second look confirms counts: the best of many noisy evaluations is too good on average.
         """
         self._require_finite(result)
         with self.clock.pause():
             found = self._evaluator.run(self._check_interrupt)
             self.last = Evaluation(self._now.steps, found)
-            if self.best is None or found.mean >= self.best.result.mean:
+            if self._best_so_far(found) or self._good_enough(found):
                 confirmed = self._evaluator.confirm(self._now.steps, self._check_interrupt)
-                if self.best is None or confirmed.mean >= self.best.result.mean:
+                if self._best_so_far(confirmed):
                     self.best = Evaluation(self._now.steps, confirmed)
                     self._saving.best(self._now.steps, self._state())
+                if self._good_enough(found) and self._good_enough(confirmed):
+                    self.reached_goal, self.last = True, Evaluation(self._now.steps, confirmed)
         return found
+
+    def _best_so_far(self, result: EvalResult) -> bool:
+        return self.best is None or result.mean >= self.best.result.mean
+
+    def _good_enough(self, result: EvalResult) -> bool:
+        goal = self._periods.stop_at_return
+        return goal is not None and result.mean >= goal

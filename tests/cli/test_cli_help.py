@@ -54,7 +54,7 @@ def test_every_choice_is_listed_with_what_it_is(group, capsys, monkeypatch):
 
 def test_help_for_a_setting_and_for_a_group(capsys):
     assert train(["--help", "optimizer.momentum"]) == 0
-    assert capsys.readouterr().out == "optimizer.momentum            0.0 in [0, 1]  of the update (sgd)\n"
+    assert capsys.readouterr().out == "optimizer.momentum            0.0 in [0, 1)  of the update (sgd)\n"
     assert train(["--help", "optimizer"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("optimizer=   adam rmsprop rmsprop_nature sgd\noptimizer.lr ")

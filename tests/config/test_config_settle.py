@@ -104,7 +104,11 @@ def test_what_fits_is_left_alone_in_silence():
             "replay.batch_size=11 is larger than replay.capacity=10",
         ),
         (config(run={"update_every_steps": 1001}), (), "run.total_steps=1000 ends before the first update"),
-        (config(run={"learning_starts_steps": 900, "update_every_steps": 300}), (), "ends before the first update"),
+        (
+            config(run={"learning_starts_steps": 900, "update_every_steps": 300}),
+            ("run.learning_starts_steps",),
+            "ends before the first update",
+        ),
         (config(replay=UniformConfig(n_step=1000)), (), "ends before the first update"),
         (
             config(variant=TdqnConfig(target_every=1000)),
@@ -115,6 +119,16 @@ def test_what_fits_is_left_alone_in_silence():
             config(variant=TdqnConfig(target_every=225, target_unit=TargetUnit.updates)),
             ("variant.target_every",),
             "variant.target_every=225 is never reached: the run has 225 updates",
+        ),
+        (
+            config(variant=TdqnConfig(target_every=50, target_unit=TargetUnit.episodes)),
+            ("variant.target_unit",),
+            "variant.target_unit=episodes needs a period of its own: variant.target_every=50 was meant in steps",
+        ),
+        (
+            tabular(init_from="runs/a"),
+            ("network.initial_q", "init_from"),
+            "network.initial_q does nothing with init_from=runs/a; remove it or leave out init_from",
         ),
         *(
             (config(run={name: 1001}), (f"run.{name}",), f"run.{name}=1001 is never reached: run.total_steps=1000")
@@ -158,6 +172,13 @@ def test_what_a_family_brought_is_clipped_to_a_short_run():
     ]
     assert (made.run.learning_starts_steps, made.replay.capacity) == (100, 1000)
     assert (made.exploration.over_steps, made.variant.target_every) == (1000, 100)
+
+
+@pytest.mark.parametrize(("starts", "kept"), [(500, 500), (501, 100), (999, 100), (1000, 100), (9999, 100)])
+def test_a_run_of_any_length_spends_half_of_it_learning(starts, kept):
+    made = config(run={"learning_starts_steps": starts})
+    settle(made, ())
+    assert made.run.learning_starts_steps == kept
 
 
 def test_what_was_typed_is_kept():

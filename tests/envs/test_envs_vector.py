@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dqn_cli.config import EnvConfig
-from dqn_cli.envs.vector import GymLanes, VectorEnv
+from dqn_cli.envs.vector import GymLanes
 from dqn_cli.types import EpisodeStats
 
 ENVS = {
@@ -175,7 +175,7 @@ def test_only_the_first_lane_is_shown_and_all_are_closed(registered):
             closed.append(self)
             raise OSError("the window is gone")
 
-    lanes: VectorEnv = GymLanes(EnvConfig(id=registered(Shown)), 3, lambda lane, episode: 0, render="human")
+    lanes = GymLanes(EnvConfig(id=registered(Shown)), 3, lambda lane, episode: 0, render="human")
     lanes.close()
     assert modes == ["human", None, None]
     assert len(closed) == 3

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from dqn_cli import build
+from dqn_cli import build, seeding
 from dqn_cli import config as configs
+from dqn_cli.agent.actor import Actor
 from dqn_cli.config import (
     AdamConfig,
     Config,
@@ -36,9 +39,12 @@ from dqn_cli.config import (
     UniformConfig,
     VdqnConfig,
 )
+from dqn_cli.envs.frame_stack import FrameStack
 from dqn_cli.envs.vector import GymLanes
-from dqn_cli.errors import CheckpointError, NumericalError
+from dqn_cli.errors import CheckpointError, Interrupted, NumericalError
+from dqn_cli.seeding import Purpose
 from dqn_cli.training import checkpoint as checkpoints
+from dqn_cli.training.evaluator import EvalResult, play
 
 
 def small(**changes: Any) -> Config:
@@ -272,15 +278,91 @@ def test_a_target_network_begins_as_a_copy_of_the_weights_handed_on(tmp_path: Pa
 
 
 def test_a_checkpoint_plays_as_it_did_in_the_run(tmp_path: Path) -> None:
-    summary = build.train_run(small(), tmp_path, [], ["dqn-train"])
+    config = small(seed=5)
+    summary = build.train_run(config, tmp_path, [], ["dqn-train"])
     checkpoint = checkpoints.read(checkpoints.find(tmp_path, "final"))
-    options = EvalConfig(checkpoint="", episodes=3, seed=0)
-    config = small()
-    played = build.evaluate_checkpoint(checkpoint, config, options)
-    again = build.evaluate_checkpoint(checkpoint, config, options)
-    assert played == again
-    assert played.lengths == [int(score) for score in played.scores]
+
+    def the_runs_own(lane: int, episode: int) -> int:
+        return seeding.integer(config.seed, Purpose.EVAL_ENV, 0, lane + episode * 3)
+
+    with closing(GymLanes(config.env, 3, the_runs_own)) as envs:
+        network = build.load_policy(checkpoint, config, envs.spec, envs.num_actions)
+        stream, device = np.random.default_rng(0), torch.device("cpu")
+        actor = Actor(network, envs.num_actions, FrameStack(envs.spec, 3), stream, device)
+        assert play(actor, envs, 3, 0.0, lambda: None) == summary.final.result
     assert summary.final.step == 400
+
+
+def test_an_evaluation_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    build.train_run(small(), tmp_path, [], ["dqn-train"])
+    checkpoint = checkpoints.read(checkpoints.find(tmp_path, "final"))
+
+    def played(**options: Any) -> EvalResult:
+        return build.evaluate_checkpoint(checkpoint, small(), EvalConfig(checkpoint="", episodes=9, **options))
+
+    assert played(seed=3) == played(seed=3) == played(seed=3, num_envs=2)
+    assert played(seed=3).scores != played(seed=4).scores
+    assert played(seed=3, epsilon=0.9).scores != played(seed=3).scores
+
+
+@pytest.mark.parametrize("act_with", configs.ActWith)
+def test_an_evaluation_plays_the_network_that_acted(act_with: configs.ActWith, tmp_path: Path) -> None:
+    config = small(variant=TdqnConfig(target_every=1000, act_with=act_with))
+    with ExitStack() as stack:
+        run = build.assemble(config, tmp_path, stack)
+        with torch.no_grad():
+            list(run.learner.online.parameters())[-1].add_(7.0)
+        model = run.learner.model_state()
+        checkpoint = checkpoints.Checkpoint(0, {}, model, None, {})
+        spec, num_actions = run.trainer._envs.spec, 2  # type: ignore[attr-defined]
+        played = build.load_policy(checkpoint, config, spec, num_actions).state_dict()
+    for name, weight in played.items():
+        assert torch.equal(weight, model[f"{act_with}.{name}"])
+
+
+def test_updates_may_begin_with_the_first_row(tmp_path: Path) -> None:
+    config = small(num_envs=2, replay=UniformConfig(capacity=300, batch_size=8, n_step=3))
+    config.run.learning_starts_steps, config.run.update_every_steps = 0, 1
+    with ExitStack() as stack:
+        run = build.assemble(config, tmp_path, stack)
+        run.trainer.run()
+    assert run.trainer.counters.updates == 2 * (400 - 2 * 4 + 1)
+
+
+def test_schedules_reach_from_begin_to_end() -> None:
+    epsilon = EpsilonConfig(begin=0.9, end=0.1, over_steps=10)
+    assert [build.make_epsilon(epsilon)(t) for t in (0, 10, 99)] == [0.9, 0.1, 0.1]
+    assert build.make_epsilon(dataclasses.replace(epsilon, schedule=configs.EpsilonSchedule.constant))(0) == 0.1
+    lr = AdamConfig(lr=0.5, lr_end=0.25, lr_schedule=configs.LrSchedule.linear)
+    assert [build.make_lr(lr, 100)(t) for t in (0, 50, 100)] == [0.5, 0.375, 0.25]
+
+
+def test_the_learner_follows_the_schedule_of_its_learning_rate(tmp_path: Path) -> None:
+    config = small(optimizer=AdamConfig(lr=0.4, lr_schedule=configs.LrSchedule.linear))
+    with ExitStack() as stack:
+        run = build.assemble(config, tmp_path, stack)
+        run.trainer.run()
+    # the last update comes with the decision 399, in flight after 398
+    assert run.learner._optimizer.param_groups[0]["lr"] == pytest.approx(0.4 * 2 / 400)
+
+
+def test_every_stream_is_its_own(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        streams = build.assemble(small(), tmp_path, stack).streams.values()
+        assert len({repr(stream.bit_generator.state) for stream in streams}) == len(streams) == 2
+
+
+def test_the_weights_handed_on_are_those_that_acted(tmp_path: Path) -> None:
+    acting = small(variant=TdqnConfig(act_with=configs.ActWith.target, target_every=90))
+    (tmp_path / "first").mkdir()
+    build.train_run(acting, tmp_path / "first", [], ["dqn-train"])
+    given = checkpoints.read(checkpoints.find(tmp_path / "first", "best")).model
+    (tmp_path / "second").mkdir()
+    with ExitStack() as stack:
+        learner = build.assemble(small(init_from=str(tmp_path / "first")), tmp_path / "second", stack).learner
+    (name, weight), *_ = learner.online.state_dict().items()
+    assert torch.equal(weight, given[f"target.{name}"])
+    assert not torch.equal(weight, given[f"online.{name}"])
 
 
 def test_v_dqn_has_no_second_network(tmp_path: Path) -> None:
@@ -329,17 +411,50 @@ def test_a_reward_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpo
     assert checkpoints.read(kept).step == 240
 
 
+def test_ctrl_c_leaves_a_checkpoint_of_the_step_it_came_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    act = Actor.act
+    calls = 0
+
+    def pressing(self: Actor, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 77:
+            os.kill(os.getpid(), signal.SIGINT)
+        return act(self, *arguments)
+
+    monkeypatch.setattr(Actor, "act", pressing)
+    with pytest.raises(Interrupted, match=r"stopped by Ctrl-C at step 77; saved, evaluate it with dqn-eval .*last"):
+        build.train_run(small(), tmp_path, [], ["dqn-train"])
+    assert checkpoints.read(checkpoints.find(tmp_path, "last")).step == 77
+
+
 def test_rewards_are_clipped_for_learning_only(tmp_path: Path) -> None:
     config = frozen_lake(env=EnvConfig(id="CliffWalking-v1", time_limit_steps=50), reward_clip=0.5)
     config.run.total_steps = 500
-    fingerprint(config, tmp_path / "run")
-    scores = [float(line.split(",")[3]) for line in (tmp_path / "run" / "episodes.csv").read_text().splitlines()[1:]]
+    with ExitStack() as stack:
+        run = build.assemble(config, tmp_path, stack)
+        run.trainer.run()
+    assert run.memory.state_dict()["row.reward"].tolist() == [-0.5]
+    scores = [float(line.split(",")[3]) for line in (tmp_path / "episodes.csv").read_text().splitlines()[1:]]
     assert min(scores) <= -50
+
+
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_gradients_are_clipped_where_asked_for(limit: float | None, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        run = build.assemble(small(optimizer=AdamConfig(max_grad_norm=limit)), tmp_path, stack)
+        run.trainer.run()
+    assert run.trainer.result is not None
+    assert (run.trainer.result.grad_norm is None) == (limit is None)
 
 
 def test_state_of_a_checkpoint(tmp_path: Path) -> None:
     build.train_run(small(), tmp_path, ["seed=0"], ["dqn-train", "seed=0"])
-    state = checkpoints.read(checkpoints.find(tmp_path, "final")).state
+    checkpoint = checkpoints.read(checkpoints.find(tmp_path, "final"))
+    state = checkpoint.state
+    assert checkpoint.optimizer
+    assert checkpoints.read(checkpoints.find(tmp_path, "last")).optimizer
+    assert checkpoints.read(checkpoints.find(tmp_path, "best")).optimizer is None
     assert state["counters"] == {
         "steps": 400,
         "updates": 234,

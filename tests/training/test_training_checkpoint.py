@@ -441,6 +441,16 @@ def test_find_takes_a_checkpoint_as_it_is(run):
     assert find(chosen, "best") == chosen
 
 
+def test_find_tells_run_and_checkpoint_apart_where_the_case_of_names_does_not_count(run, monkeypatch):
+    def exists(path):  # as on macOS and Windows
+        return os.path.lexists(path) or path.name.lower() in [name.lower() for name in os.listdir(path.parent)]
+
+    (run / "manifest.json").touch()
+    monkeypatch.setattr(Path, "exists", exists)
+    assert (run / "MANIFEST.json").exists()
+    assert find(run, "best") == run / "checkpoints" / "best-000000020"
+
+
 def test_find_goes_on_without_evaluation_or_end(run):
     shutil.rmtree(run / "checkpoints" / "best-000000020")
     assert find(run, "best").name == "final-000000030"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -44,7 +46,11 @@ class Lottery:
 
 
 class Still:
+    def __init__(self) -> None:
+        self.told: list[tuple[list[bool], float]] = []
+
     def act(self, frame: np.ndarray, first: np.ndarray, epsilon: float) -> np.ndarray:
+        self.told.append((first.tolist(), epsilon))
         return np.zeros(len(frame), np.int64)
 
 
@@ -62,7 +68,20 @@ def test_an_evaluation_repeats_itself_and_a_confirmation_meets_fresh_episodes() 
     first, again = evaluator.run(lambda: None), evaluator.run(lambda: None)
     at_10, at_20 = evaluator.confirm(10, lambda: None), evaluator.confirm(20, lambda: None)
     assert first == again
+    for result, stream in ((first, (Purpose.EVAL_ENV, 0)), (at_10, (Purpose.BEST_ENV, 10))):
+        assert result.lengths == [1 + integer(0, *stream, i) % 20 for i in range(9)]
     assert len({tuple(r.scores) for r in (first, at_10, at_20)}) == 3
+
+
+@pytest.mark.parametrize(("episodes", "lanes"), [(1, 1), (3, 3), (9, 8)])
+def test_an_evaluation_is_greedy_and_begins_in_every_lane_at_an_episodes_start(episodes: int, lanes: int) -> None:
+    actor = Still()
+    evaluator = Evaluator(Lottery, lambda lanes: actor, seed=0, episodes=episodes)
+    for _ in range(2):
+        actor.told.clear()
+        evaluator.run(lambda: None)
+        assert actor.told[0] == ([True] * lanes, 0.0)
+        assert {epsilon for _, epsilon in actor.told} == {0.0}
 
 
 def test_an_evaluation_can_be_stopped() -> None:
@@ -79,6 +98,17 @@ def test_statistics_by_hand() -> None:
     assert result.sd == pytest.approx(np.sqrt((4 + 1 + 9) / 2))
     assert EvalResult([4.0], [1]).sd == 0.0
     assert EvalResult([4.0] * 5, [1] * 5).interval == (4.0, 4.0)
+
+
+def test_the_interval_of_many_episodes_needs_little_memory() -> None:
+    result = EvalResult(list(np.arange(1000.0)), [1] * 1000)
+    tracemalloc.start()
+    low, high = result.interval
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2e6
+    assert low == pytest.approx(499.5 - 1.96 * result.sd / 1000**0.5, abs=1)
+    assert high == pytest.approx(499.5 + 1.96 * result.sd / 1000**0.5, abs=1)
 
 
 def test_the_interval_covers_the_true_mean_about_95_times_in_100() -> None:

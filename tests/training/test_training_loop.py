@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -113,6 +114,30 @@ def test_the_tape_with_three_environments_and_odd_periods() -> None:
         "act 0", "send", "sample 32", "update 32 at 9", "recv", "append", "log 12",
     ]  # fmt: skip
     assert trainer.counters == Counters(steps=12, updates=1, episodes=6, target_syncs=0)
+
+
+def test_the_actor_sees_the_frames_to_act_on_and_not_those_that_episodes_ended_with() -> None:
+    class Numbered(Tape):
+        seen: ClassVar[list[tuple[float, bool]]] = []
+
+        def act(self, frame: np.ndarray, first: np.ndarray, epsilon: float) -> np.ndarray:
+            self.seen.append((frame.item(), first.item()))
+            return super().act(frame, first, epsilon)
+
+        def recv(self) -> StepResult:
+            step = super().recv()
+            return replace(step, frame=np.full_like(step.frame, self.time), next_frame=-step.frame - 1)
+
+    run(Numbered(num_envs=1, episode_length=2), plan(5, None, None))
+    assert Numbered.seen == [(0, True), (1, False), (2, True), (3, False), (4, True)]
+
+
+def test_the_watcher_ends_a_run() -> None:
+    class Enough(Tape):
+        def after_step(self, before: Counters, now: Counters, step: StepResult, result: UpdateResult | None) -> bool:
+            return now.steps == 6
+
+    assert run(Enough(num_envs=2, episode_length=9), plan(99, None, None)).counters.steps == 6
 
 
 def test_a_sync_counted_in_updates_follows_its_update_at_once() -> None:

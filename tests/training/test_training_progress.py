@@ -92,16 +92,6 @@ def test_it_draws_at_most_five_times_a_second():
     progress.close()
 
 
-def test_notes_stand_above_the_bar_and_keep_their_brackets():
-    console, file = terminal(80)
-    progress = Progress(100, console=console, clock=Clock())
-    progress.note("clipped [bold]x[/bold]")
-    progress.close()
-    lines = drawn_lines(file.getvalue())
-    assert "clipped [bold]x[/bold]" in lines
-    assert "0%" in lines[-1]
-
-
 def test_the_cursor_comes_back():
     console, file = terminal(80)
     progress = Progress(100, console=console, clock=Clock())

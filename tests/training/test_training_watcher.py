@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from dqn_cli.errors import Interrupted, NumericalError
 from dqn_cli.schedules import constant
 from dqn_cli.training.evaluator import EvalResult
 from dqn_cli.training.plan import Counters, Periods
-from dqn_cli.training.watcher import Saving, Sinks, Watcher
+from dqn_cli.training.watcher import Clock, Saving, Sinks, Watcher
 from dqn_cli.types import EpisodeStats, StepResult, UpdateResult
 
 
@@ -22,6 +23,7 @@ class Metrics:
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.episodes: list[tuple[int, EpisodeStats]] = []
+        self.speeds: list[tuple[int, float]] = []
 
     def episode(self, steps: int, stats: EpisodeStats) -> None:
         self.episodes.append((steps, stats))
@@ -30,7 +32,7 @@ class Metrics:
         self.rows.append((steps, values))
 
     def timing(self, steps: int, seconds: float, steps_per_second: float, updates_per_second: float) -> None:
-        assert steps_per_second > 0
+        self.speeds.append((steps, steps_per_second))
 
 
 class Progress:
@@ -43,28 +45,35 @@ class Evaluator:
 
     def __init__(self, looks: list[float], confirmations: list[float]) -> None:
         self.looks, self.confirmations = looks, confirmations
+        self.confirmed_at: list[int] = []
 
     def run(self, check: Callable[[], None]) -> EvalResult:
         check()
         return EvalResult([self.looks.pop(0)], [1])
 
     def confirm(self, step: int, check: Callable[[], None]) -> EvalResult:
+        self.confirmed_at.append(step)
+        check()
         return EvalResult([self.confirmations.pop(0)], [1])
 
 
 class Bench:
     def __init__(self, looks: list[float] | None = None, confirmations: list[float] | None = None, **periods: Any):
         self.saved: list[tuple[str, int]] = []
+        self.states: list[dict[str, Any]] = []
         self.metrics = Metrics()
-        keep = {
-            name: (lambda step, state, name=name: self.saved.append((name, step)))
-            for name in ("periodic", "best", "final")
-        }
+        self.evaluator = Evaluator(looks or [0.0], confirmations or [0.0])
+
+        def save(name: str, step: int, state: dict[str, Any]) -> None:
+            self.saved.append((name, step))
+            self.states.append(state)
+
+        keep = {name: partial(save, name) for name in ("periodic", "best", "final")}
         self.watcher = Watcher(
             Periods(
                 **{"total": 100, "log": 10, "evaluate": None, "checkpoint": None, "stop_at_return": None, **periods}
             ),
-            Evaluator(looks or [0.0], confirmations or [0.0]),  # type: ignore[arg-type]
+            self.evaluator,  # type: ignore[arg-type]
             Saving(**keep),
             Sinks(self.metrics, Progress(), constant(0.5), constant(0.1)),  # type: ignore[arg-type]
         )
@@ -121,7 +130,56 @@ def test_a_lucky_evaluation_does_not_make_a_best() -> None:
     assert bench.watcher.best is not None
     assert bench.watcher.best.result.mean == 20.0
     assert bench.watcher.last is not None
-    assert bench.watcher.last.result.mean == 30.0
+    assert (bench.watcher.last.step, bench.watcher.last.result.mean) == (30, 30.0)
+    assert bench.evaluator.confirmed_at == [10, 20, 30]  # each on seeds of its own
+    bench.watcher.finish(None)
+    assert [state["best"] for state in bench.states] == [
+        {"step": 10, "return_mean": 10.0},
+        {"step": 30, "return_mean": 20.0},
+        {"step": 30, "return_mean": 20.0},
+    ]
+    assert bench.states[-1]["counters"]["steps"] == 30
+
+
+def test_a_best_of_the_past_keeps_its_step() -> None:
+    bench = Bench([9.0, 1.0], [9.0], total=20, evaluate=10)
+    bench.advance(20)
+    bench.watcher.finish(None)
+    assert bench.states[-1]["best"] == {"step": 10, "return_mean": 9.0}
+
+
+def test_returns_are_those_of_the_last_100_episodes() -> None:
+    bench = Bench(log=1)
+    episodes = [EpisodeStats(0, i, float(i), i) for i in range(150)]
+    bench.watcher.after_step(Counters(), Counters(1), quiet(1, episodes), None)
+    ((_, row),) = bench.metrics.rows
+    assert (row["return_mean"], row["length_mean"]) == (99.5, 99.5)
+
+
+def test_speed_counts_the_steps_since_the_last_row_and_no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("dqn_cli.training.watcher.time.perf_counter", lambda: now[0])
+    bench = Bench([1.0] * 9, [1.0] * 9, total=40, log=10, evaluate=20)
+    bench.watcher.clock = Clock(begin=0.0)
+    run, confirm, step = bench.evaluator.run, bench.evaluator.confirm, bench.watcher.after_step
+
+    def taking(seconds: float, call: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            now[0] += seconds
+            return call(*arguments)
+
+        return slow
+
+    bench.evaluator.run, bench.evaluator.confirm = taking(1000.0, run), taking(1000.0, confirm)  # type: ignore[method-assign]
+    bench.watcher.after_step = taking(0.5, step)  # type: ignore[method-assign]
+    bench.advance(40)
+    assert bench.metrics.speeds == [(10, 2.0), (20, 2.0), (30, 2.0), (40, 2.0)]
+
+
+def test_a_policy_that_looks_worse_gets_no_second_chance() -> None:
+    bench = Bench([10.0, 3.0, 30.0], [10.0, 20.0], total=30, evaluate=10)
+    bench.advance(30)
+    assert bench.saved == [("best", 10), ("best", 30)]
 
 
 def test_a_tie_goes_to_the_newer_policy() -> None:
@@ -136,6 +194,13 @@ def test_the_run_ends_at_its_goal() -> None:
     assert bench.watcher.reached_goal
 
 
+def test_a_lucky_evaluation_does_not_end_the_run() -> None:
+    bench = Bench([8.0, 8.0, 3.0], [5.0, 9.0], total=30, evaluate=10, stop_at_return=8.0)
+    assert bench.advance(30) == 20
+    assert bench.watcher.last is not None
+    assert bench.watcher.last.result.mean == 9.0  # the confirmation, which nothing was selected by
+
+
 def test_a_goal_of_zero_is_a_goal() -> None:
     bench = Bench([-1.0, 0.0], [-1.0, 0.0], total=100, evaluate=10, stop_at_return=0.0)
     assert bench.advance(100) == 20
@@ -143,21 +208,26 @@ def test_a_goal_of_zero_is_a_goal() -> None:
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_saved(loss: float) -> None:
-    bench = Bench(log=10, checkpoint=5)
-    with pytest.raises(NumericalError, match=r"diverged: loss is (nan|inf) by update 0 \(step 5\)"):
-        bench.advance(100, result=loss_of(loss))
-    assert bench.saved == []
+    for due in ("log", "checkpoint", "evaluate"):
+        bench = Bench(**{"log": 10, due: 5})
+        with pytest.raises(NumericalError, match=r"diverged: loss is (nan|inf) by update 0 \(step 5\)"):
+            bench.advance(100, result=loss_of(loss))
+        assert bench.saved == []
+        assert bench.metrics.rows == []
+        assert bench.evaluator.looks == [0.0]  # a policy that is no policy is not played
 
 
 def test_the_first_ctrl_c_waits_for_the_end_of_the_step_and_the_second_does_not() -> None:
-    bench = Bench()
+    bench, before = Bench(), signal.getsignal(signal.SIGINT)  # a shell's background job ignores it
     with bench.watcher.catching_ctrl_c():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Interrupted, match="stopped by Ctrl-C at step 1"):
             bench.advance(5)
+        bench.watcher.save_interrupted()
+        assert bench.saved == [("periodic", 1)]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_ctrl_c_stops_an_evaluation_too() -> None:
@@ -165,6 +235,11 @@ def test_ctrl_c_stops_an_evaluation_too() -> None:
     bench.watcher._interrupted.set()
     with pytest.raises(Interrupted):
         bench.watcher._evaluate(None)
+    assert bench.evaluator.looks == [0.0]
+    bench.evaluator.run = lambda check: EvalResult([1.0], [1])  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):  # and its confirmation
+        bench.watcher._evaluate(None)
+    assert bench.saved == []
 
 
 def test_several_environments_cross_their_periods() -> None:
