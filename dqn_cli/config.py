@@ -89,8 +89,8 @@ class Range:
         )
 
     def __str__(self) -> str:
-        low = f"({self.gt:g}" if self.gt is not None else f"[{self.ge:g}" if self.ge is not None else "(-inf"
-        high = f"{self.lt:g})" if self.lt is not None else f"{self.le:g}]" if self.le is not None else "inf)"
+        low = f"({self.gt}" if self.gt is not None else f"[{self.ge}" if self.ge is not None else "(-inf"
+        high = f"{self.lt})" if self.lt is not None else f"{self.le}]" if self.le is not None else "inf)"
         return f"{low}, {high}"
 
 
@@ -139,7 +139,7 @@ class TableConfig(NetworkConfig):
     """A look-up table: one entry per state and action, for environments with discrete observations."""
 
     name: str = "table"
-    initial_q: float = knob(0.0, "value of every entry at the start", ge=-1e9, le=1e9)
+    initial_q: float = knob(0.0, "value of every entry at the start", ge=-1_000_000_000, le=1_000_000_000)
 
 
 @dataclass(kw_only=True)
