@@ -77,10 +77,11 @@ class RunSummary:
         """For the terminal: the result and the next useful commands."""
         goal = ", run.stop_at_return reached" if self.reached_goal else ""
         folder = _shown(self.run_dir)
+        final, best = self.final.result, self.best.result
         return [
             f"finished   {self.final.step:,} steps in {self.seconds:.0f} s{goal}",
-            f"final      {_score(self.final.result)}",
-            f"best       {_score(self.best.result)} (step {self.best.step:,}, fresh seeds)",
+            f"final      return {final.mean:.1f} +- {final.sd:.1f} over {len(final.scores)} greedy episodes",
+            f"best       return {best.mean:.1f} +- {best.sd:.1f} on fresh seeds, from step {self.best.step:,}",
             f"evaluate   dqn-eval checkpoint={folder}",
             f"curves     tensorboard --logdir {folder}",
         ]
@@ -89,10 +90,6 @@ class RunSummary:
 def _shown(folder: Path) -> Path:
     """A folder as it is shortest to type from here."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-
-def _score(result: EvalResult) -> str:
-    return f"return {result.mean:.1f} +- {result.sd:.1f} over {len(result.scores)} greedy episodes"
 
 
 def make_network(config: NetworkConfig, spec: ObsSpec, num_actions: int) -> nn.Module:
