@@ -107,10 +107,12 @@ def _schedules(config: Config, typed_keys: Typed) -> None:
 
 def _periods(config: Config, typed_keys: Typed) -> None:
     run = config.run
-    if run.stop_at_return is not None and run.eval_every_steps is None:
+    every = run.eval_every_steps
+    if run.stop_at_return is not None and (every is None or every >= run.total_steps):
         raise ConfigError(
-            f"run.stop_at_return={run.stop_at_return:g} does nothing with run.eval_every_steps=null; "
-            "write run.eval_every_steps=5000 or the like"
+            f"run.stop_at_return={run.stop_at_return:g} does nothing with "
+            f"run.eval_every_steps={'null' if every is None else every}: the run of {run.total_steps} steps is only "
+            f"evaluated at its end; write run.eval_every_steps={max(run.total_steps // 10, 1)} or the like"
         )
     if run.checkpoint_every_steps is None:
         because = "run.checkpoint_every_steps=null"
@@ -175,18 +177,17 @@ def _target(config: Config, typed_keys: Typed) -> list[str]:
             f"variant.target_unit={variant.target_unit} needs a period of its own: "
             f"variant.target_every={variant.target_every} was meant in steps; write variant.target_every=... too"
         )
-    if variant.target_unit is TargetUnit.episodes:
-        return []
-    horizon = config.run.total_steps if in_steps else planned_updates(config)
+    # an episode has at least one step, so that there are no more episodes than steps
+    horizon = planned_updates(config) if variant.target_unit is TargetUnit.updates else config.run.total_steps
     if variant.target_every < horizon:
         return []
     seen = f"variant.target_every={variant.target_every}"
     if "variant.target_every" in typed_keys:
         raise ConfigError(
-            f"{seen} is never reached: the run has {horizon} {variant.target_unit}; write a smaller period"
+            f"{seen} is never reached: the run has at most {horizon} {variant.target_unit}; write a smaller period"
         )
     variant.target_every = max(1, horizon // 10)
     return [
         f"variant.target_every={variant.target_every} instead of {seen.partition('=')[2]}: "
-        f"the run has only {horizon} {variant.target_unit}"
+        f"the run has at most {horizon} {variant.target_unit}"
     ]

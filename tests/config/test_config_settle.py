@@ -89,6 +89,11 @@ def test_what_fits_is_left_alone_in_silence():
             "run.stop_at_return=5 does nothing with run.eval_every_steps=null",
         ),
         (
+            config(run={"stop_at_return": 0.0, "eval_every_steps": 5000}),
+            (),
+            "run.stop_at_return=0 does nothing with run.eval_every_steps=5000: the run of 1000 steps is only evaluated",
+        ),
+        (
             config(run={"checkpoint_every_steps": None}),
             ("run.keep_checkpoints",),
             "run.keep_checkpoints does nothing with run.checkpoint_every_steps=null",
@@ -113,12 +118,17 @@ def test_what_fits_is_left_alone_in_silence():
         (
             config(variant=TdqnConfig(target_every=1000)),
             ("variant.target_every",),
-            "variant.target_every=1000 is never reached: the run has 1000 steps",
+            "variant.target_every=1000 is never reached: the run has at most 1000 steps",
         ),
         (
             config(variant=TdqnConfig(target_every=225, target_unit=TargetUnit.updates)),
             ("variant.target_every",),
-            "variant.target_every=225 is never reached: the run has 225 updates",
+            "variant.target_every=225 is never reached: the run has at most 225 updates",
+        ),
+        (
+            config(variant=TdqnConfig(target_every=1000, target_unit=TargetUnit.episodes)),
+            ("variant.target_every", "variant.target_unit"),
+            "variant.target_every=1000 is never reached: the run has at most 1000 episodes",
         ),
         (
             config(variant=TdqnConfig(target_every=50, target_unit=TargetUnit.episodes)),
@@ -150,7 +160,6 @@ def test_what_cannot_be_meant_is_refused(made, typed_keys, message):
         config(run={"eval_every_steps": 5000, "checkpoint_every_steps": None}),
         config(variant=VdqnConfig()),
         config(device="cuda:1", threads="2"),
-        config(variant=TdqnConfig(target_every=10**6, target_unit=TargetUnit.episodes)),
     ],
 )
 def test_a_familys_value_that_does_not_apply_is_left_out_in_silence(made):
@@ -168,7 +177,7 @@ def test_what_a_family_brought_is_clipped_to_a_short_run():
         "run.learning_starts_steps=100 instead of 1000: the run has only 1000 steps",
         "replay.capacity=1000 instead of 5000: the run has only 1000 steps",
         "exploration.over_steps=1000 instead of 5000: the run has only 1000 steps",
-        "variant.target_every=100 instead of 1000: the run has only 1000 steps",
+        "variant.target_every=100 instead of 1000: the run has at most 1000 steps",
     ]
     assert (made.run.learning_starts_steps, made.replay.capacity) == (100, 1000)
     assert (made.exploration.over_steps, made.variant.target_every) == (1000, 100)
