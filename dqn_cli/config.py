@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from math import isfinite
+from math import inf
 from typing import Any
 
 from omegaconf import MISSING
@@ -81,7 +81,7 @@ class Range:
 
     def __contains__(self, number: float) -> bool:
         return (
-            isfinite(number)
+            abs(number) < inf
             and (self.ge is None or number >= self.ge)
             and (self.gt is None or number > self.gt)
             and (self.le is None or number <= self.le)
@@ -273,7 +273,7 @@ class SgdConfig(OptimizerConfig):
 class RunConfig:
     """How long, and what happens periodically."""
 
-    total_steps: int = knob(50_000, "length of the run", ge=1)
+    total_steps: int = knob(50_000, "length of the run", ge=1, le=10**12)
     learning_starts_steps: int = knob(1_000, "no update before this many steps", ge=0)
     update_every_steps: int = knob(1, "steps between update rounds", ge=1)
     updates_per_round: int = knob(1, "updates in a round", ge=1)

@@ -45,6 +45,14 @@ class Interrupted(UserError):
     exit_code = 130
 
 
+def unwritable(error: OSError) -> StorageError:
+    """The line for an `OSError` that nobody expected where it happened."""
+    if isinstance(error, BrokenPipeError):
+        return StorageError("the output was closed before the end")
+    where = error.filename or ("the current folder" if isinstance(error, FileNotFoundError) else "the output")
+    return StorageError(f"cannot write {where}: {error.strerror or error}; make room or choose another folder")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an `OSError` while `path` is written into a `StorageError` that names it."""

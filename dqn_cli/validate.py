@@ -100,7 +100,8 @@ def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _check_container(key: str, value: Any) -> None:
     kind = _container(key)
-    if (kind == "list") != isinstance(value, list) or (kind == "dict") != isinstance(value, Mapping):
+    nested = kind == "list" and isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value)
+    if nested or (kind == "list") != isinstance(value, list) or (kind == "dict") != isinstance(value, Mapping):
         raise _wrong_form(key, f"{key}={value}")
 
 
@@ -117,7 +118,8 @@ def check_key(key: str, chosen: Mapping[str, str]) -> None:
     """Raise `ConfigError` for a key that nothing has, or that the `chosen` choice of its group does not have."""
     group, owners = key.partition(".")[0], SETTINGS.get(key)
     if owners is None:
-        raise ConfigError(f"unknown setting {key}{similar_settings(key) or '; see dqn-train --list settings'}")
+        where = "dqn-train --cfg hydra" if group == "hydra" else "dqn-train --list settings"
+        raise ConfigError(f"unknown setting {key}{similar_settings(key) or f'; see {where}'}")
     if group in chosen and chosen[group] not in owners:
         raise ConfigError(
             f"{key} does nothing with {group}={chosen[group]}: it belongs to {', '.join(owners)}; "
@@ -125,10 +127,10 @@ def check_key(key: str, chosen: Mapping[str, str]) -> None:
         )
 
 
-def suggestion(word: str, words: Collection[str]) -> str:
+def suggestion(word: str, words: Collection[str], cutoff: float = 0.6) -> str:
     """`; did you mean X?` with the nearest of `words`, whatever their case; empty where none is near."""
     folded = {w.casefold(): w for w in words}
-    near = get_close_matches(word.casefold(), folded, n=1)
+    near = get_close_matches(word.casefold(), folded, n=1, cutoff=cutoff)
     return f"; did you mean {folded[near[0]]}?" if near else ""
 
 
@@ -140,11 +142,11 @@ def similar_settings(key: str) -> str:
     if 0 < len(set(meant)) <= 2:
         return f"; did you mean {' or '.join(dict.fromkeys(meant))}?"
     leaves = {name.rpartition(".")[2]: name for name in SETTINGS}
-    near = get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=0.75)
+    near = get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=0.8)
     return (
         f"; did you mean {leaves[near[0]]}?"
         if near
-        else suggestion(key, SETTINGS if "." in key else [*SETTINGS, *SECTIONS])
+        else suggestion(key, SETTINGS if "." in key else [*SETTINGS, *SECTIONS], cutoff=0.65)
     )
 
 
@@ -158,12 +160,13 @@ _KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or 
 def wrong_value(error: OmegaConfBaseException, seen: str) -> ConfigError:
     """The line for a value that OmegaConf refused; `seen` is the setting, `key` or `key=value`."""
     text, key = str(error).splitlines()[0], re.split(r"[=\[]", seen)[0]
+    see = "dqn-train --cfg hydra" if key.startswith("hydra") else f"dqn-train --help {key}"
     if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", text):
-        return ConfigError(f"{key}={match[1]} is not {_KINDS.get(match[2], match[2])}; see dqn-train --help {key}")
+        return ConfigError(f"{key}={match[1]} is not {_KINDS.get(match[2], match[2])}; see {see}")
     if match := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", text):
         return ConfigError(f"{key}={match[1]} is not one of {match[2]}{suggestion(match[1], match[2].split(', '))}")
     if "not Optional" in text or "'None'" in text:
         return ConfigError(f"{key}=null is not possible; write a value or leave it out")
-    if "ListConfig" in text and key in SETTINGS:
+    if key in SETTINGS and re.search("ListConfig|Cannot assign|Invalid type assigned", text):
         return _wrong_form(key, seen)
-    return ConfigError(f"{seen} is wrong ({text}); see dqn-train --help {key}")
+    return ConfigError(f"{seen} is wrong ({text}); see {see}")

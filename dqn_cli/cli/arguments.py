@@ -34,9 +34,9 @@ def _clean_override(arg: str) -> str:
     if not eq or key.lstrip("+").startswith("hydra"):
         return arg
     key = key.lstrip("+")  # there is nothing to append to: every setting exists, with its default
-    if key.startswith("env.kwargs."):
+    if key == "env.kwargs" or key.startswith("env.kwargs."):
         return f"++{key}={_whole(value)}"
-    if key == "init_from" and (path := Path(value).expanduser()).exists():
+    if key == "init_from" and value and (path := Path(value).expanduser()).exists():
         escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
         return f'{key}="{escaped}"'
     return f"{key}={_whole(value)}"
@@ -68,8 +68,10 @@ def check(argv: Sequence[str]) -> list[str]:
     _check_flags(args)
     if not args.shell_completion:  # what is being completed is not finished
         sweeping = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
-        for override in parse(args.overrides):
+        overrides = parse(args.overrides)
+        for override in overrides:
             _check_override(override, sweeping)
+        _check_once(overrides)
     return [*(arg for arg in argv if arg not in args.overrides), *args.overrides]
 
 
@@ -87,12 +89,13 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _unknown_flag(flag: str, flags: Sequence[str]) -> ConfigError:
-    key = flag.lstrip("-")
-    if "=" in key and (key.partition("=")[0] in (*GROUPS, *SETTINGS)):
-        return ConfigError(f"{flag} is not a flag: settings have no dashes; write {key}")
-    setting = similar_settings(key.replace("-", "_").partition("=")[0])
-    without_dashes = setting and f"{setting} Settings have no dashes"
-    meant = suggestion(flag.partition("=")[0], [*flags, *OWN_FLAGS]) or without_dashes
+    key, eq, value = flag.lstrip("-").partition("=")
+    if key in (*GROUPS, *SETTINGS):
+        return ConfigError(f"{flag} is not a flag: settings have no dashes; write {key}={value if eq else '...'}")
+    key = key.replace("-", "_")
+    setting = f"{near} Settings have no dashes" if (near := similar_settings(key)) else ""
+    named = any(key == name.rpartition(".")[2] for name in SETTINGS)  # --lr is optimizer.lr rather than -r
+    meant = setting if named else suggestion(flag.partition("=")[0], [*flags, *OWN_FLAGS]) or setting
     return ConfigError(f"unknown flag {flag}{meant or '; see dqn-train --help'}")
 
 
@@ -103,27 +106,52 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _parse_one(parser: OverridesParser, text: str) -> Override:
-    key, eq, value = text.partition("=")
-    if text.startswith("~"):
-        raise ConfigError(f"{text}: settings cannot be deleted; write {key.lstrip('~')}=... or leave it out")
-    if not eq:
-        near = [f"{group}={name}" for group in GROUPS for name in choices(group) if name.casefold() == key.casefold()]
-        meant = near[:1] or [f"{key}=..."]
-        raise ConfigError(f"{text} is not a setting; write {meant[0]}")
+    seen = text.lstrip("+")
+    key, eq, value = seen.partition("=")
+    if seen.startswith("~"):
+        raise ConfigError(f"{seen}: settings cannot be deleted; write {key.lstrip('~')}=... or leave it out")
+    if not eq or not key:
+        raise _not_a_setting(seen)
     if not value:
-        raise ConfigError(f"{text} has no value; write {key}=<value>")
+        raise ConfigError(f"{seen} has no value; write {key}=<value>, without spaces")
+    if digits := re.search(r"\d{31,}", value):
+        raise ConfigError(f"{key}={value[:12]}... has a number of {len(digits[0])} digits; write a smaller one")
     try:
         return parser.parse_overrides([text])[0]
     except HydraException:
         quoted = "'" + key + '="..."' + "'"
-        raise ConfigError(f"{text} cannot be read; put a value with special characters in quotes: {quoted}") from None
+        raise ConfigError(f"{seen} cannot be read; put a value with special characters in quotes: {quoted}") from None
+
+
+def _not_a_setting(word: str) -> ConfigError:
+    """A word without `key=`: a choice by its name alone, a setting without its value, or neither."""
+    for group in GROUPS:
+        for name in choices(group):
+            if name.casefold() == word.casefold():
+                return ConfigError(f"{word} is not a setting; write {group}={name}")
+    if word in (*GROUPS, *SETTINGS):
+        return ConfigError(f"{word} has no value; write {word}=<value>, without spaces")
+    return ConfigError(f"'{word}' is not understood; write settings as key=value, see dqn-train --help")
+
+
+def _check_once(overrides: Sequence[Override]) -> None:
+    seen: dict[str, str] = {}
+    for override in overrides:
+        text = str(override.input_line).lstrip("+")
+        for key in keys(override):
+            if key in seen:
+                raise ConfigError(f"{key} is given twice, by {seen[key]} and {text}; write one of them")
+            seen[key] = text
 
 
 def _check_override(override: Override, sweeping: bool) -> None:
     text = override.input_line
     if override.is_sweep_override() and not sweeping:
         raise ConfigError(f"{text} lists several values; write -m before it to run them all")
-    if override.key_or_group.startswith("hydra"):
+    if (name := override.key_or_group).startswith("hydra"):
+        a_choice = (name == "hydra" or "/" in name) and not override.is_sweep_override()
+        if a_choice and not isinstance(override.value(), str):
+            raise ConfigError(f"{text}: {name} takes one name")
         return
     for key in keys(override):
         group, _, leaf = key.partition(".")

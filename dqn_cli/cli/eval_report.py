@@ -54,16 +54,21 @@ def write_files(folder: Path, content: dict[str, Any], result: EvalResult) -> No
 def table(content: dict[str, Any], result: EvalResult, checkpoint: Path, note: str, folder: Path) -> str:
     """The result for people."""
     low, high = result.interval
+    digits = 3 if max(map(abs, result.scores)) < 10 else 2  # success rates need one more
+
+    def number(value: float) -> str:
+        return f"{value:,.{digits}f}"
+
     rows = {
         "checkpoint": f"{checkpoint}{note}",
         "step": f"{content['step']:,}",
         "environment": content["env"],
         "episodes": f"{content['episodes']} (seed {content['seed']}, epsilon {content['epsilon']:g})",
-        "mean": f"{result.mean:,.2f}",
-        "sd": f"{result.sd:,.2f}",
-        "median": f"{result.median:,.2f}",
-        "95% interval": f"{low:,.2f} to {high:,.2f}",
-        "min, max": f"{min(result.scores):,.2f}, {max(result.scores):,.2f}",
+        "mean": number(result.mean),
+        "sd": number(result.sd),
+        "median": number(result.median),
+        "95% interval": f"{number(low)} to {number(high)}",
+        "min, max": f"{number(min(result.scores))}, {number(max(result.scores))}",
         "written": f"{folder}/eval.json",
     }
     return "\n".join(f"{name:<13}{value}" for name, value in rows.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from contextlib import suppress
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -67,7 +68,7 @@ def parse(argv: list[str]) -> tuple[EvalConfig, set[str]]:
     given: dict[str, Any] = {}
     for position, word in enumerate(argv):
         key, equals, text = word.partition("=")
-        if position == 0 and key not in hints and Path(word).exists():
+        if position == 0 and key not in hints and (Path(word).exists() or not (equals or word.startswith("-"))):
             key, text = "checkpoint", word
         elif word.startswith("-"):
             raise ConfigError(f"unknown option {word}; settings are written key=value, see dqn-eval --help")
@@ -99,6 +100,8 @@ def _value(key: str, text: str, hint: Any) -> Any:
         try:
             return hint(text)
         except ValueError:
+            if hint is int and re.fullmatch(r"[0-9]+([.][0-9]+)?[eE]\+?[0-9]{1,2}", text) and float(text).is_integer():
+                return int(float(text))
             kind = "an integer" if hint is int else "a number"
             raise ConfigError(f"{key}={text} is not {kind}") from None
     if key in FORMS and not re.fullmatch(FORMS[key][0], text):
@@ -148,7 +151,14 @@ def _evaluate(settings: EvalConfig, given: set[str]) -> None:
     checkpoint = checkpoints.read(folder, optimizer=False)
     config = trusted_config(checkpoint, folder, settings.module)
     out = result_folder(folder, settings)
-    result = evaluate_checkpoint(checkpoint, config, settings)
+    try:
+        result = evaluate_checkpoint(checkpoint, config, settings)
+    except BaseException:
+        with suppress(OSError):  # nothing was played: what is empty goes
+            out.rmdir()
+            if settings.out is None:
+                out.parent.rmdir()
+        raise
     content = facts(folder, checkpoint.step, config.env.id, settings, result)
     write_files(out, content, result)
     no_best = folder != path and settings.select == "best" and not folder.name.startswith("best-")

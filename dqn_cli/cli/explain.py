@@ -11,6 +11,22 @@ from dqn_cli.config import CHOICES
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import check_key, suggestion, wrong_value
 
+# what Hydra's own plugins are called on the command line, and where they come from
+PLUGINS = {
+    "hydra/launcher": {
+        "joblib": "hydra-joblib-launcher",
+        "ray": "hydra-ray-launcher",
+        "rq": "hydra-rq-launcher",
+        "submitit_local": "hydra-submitit-launcher",
+        "submitit_slurm": "hydra-submitit-launcher",
+    },
+    "hydra/sweeper": {
+        "ax": "hydra-ax-sweeper",
+        "nevergrad": "hydra-nevergrad-sweeper",
+        "optuna": "hydra-optuna-sweeper",
+    },
+}
+
 
 def explain(error: Exception) -> ConfigError:
     """What is wrong, in one line."""
@@ -30,9 +46,10 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     if not group:
         return ConfigError(f"--config-name {name} is not in the search path; see dqn-train --info searchpath")
-    if group in ("hydra/launcher", "hydra/sweeper"):
-        return ConfigError(f"{group}={name} is not installed; write pip install hydra-{name}-{group.partition('/')[2]}")
-    options = list(error.options or [])
+    plugins = PLUGINS.get(group, {})
+    if name in plugins:
+        return ConfigError(f"{group}={name} is not installed; write pip install {plugins[name]}")
+    options = [*(error.options or []), *plugins]
     meant = suggestion(name, options) or f"; write one of {', '.join(options)}"
     return ConfigError(f"unknown {group} {name}{meant}")
 

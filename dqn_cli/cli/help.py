@@ -19,6 +19,7 @@ from dqn_cli.errors import ConfigError
 from dqn_cli.validate import SETTINGS, check_key, suggestion
 
 GROUPS = ("env", "variant", "network", "replay", "exploration", "optimizer", "experiment")
+MIN_COLUMNS = 40
 LISTS = {f"{group}s": group for group in GROUPS} | {"settings": ""}
 
 OVERVIEW = """\
@@ -46,7 +47,7 @@ def version(program: str) -> str:
 
 def overview(columns: int | None = None) -> str:
     """The help: what can be written, on one screen."""
-    columns = columns or shutil.get_terminal_size().columns
+    columns = max(columns or shutil.get_terminal_size().columns, MIN_COLUMNS)
     groups = [_hanging(f"{group}=", " ".join(choices(group)), columns, 13) for group in GROUPS]
     groups.append(_hanging("settings", "run.total_steps optimizer.lr discount seed ... (--list settings)", columns, 13))
     lists = textwrap.indent(textwrap.fill(", ".join(LISTS), columns - 18), " " * 18).lstrip()
@@ -59,8 +60,7 @@ def listing(what: str) -> str:
         meant = suggestion(what, LISTS) or f"; write one of {', '.join(LISTS)}"
         raise ConfigError(f"{f'--list {what}'.strip()} is not a list{meant}")
     if what == "settings":
-        note = "An environment brings its own values for many of these: dqn-train --cfg job env=... shows them."
-        return "\n".join([*_settings(SETTINGS), "", textwrap.fill(note, shutil.get_terminal_size().columns)])
+        return "\n".join([*_settings(SETTINGS), "", _note()])
     group, columns = LISTS[what], shutil.get_terminal_size().columns
     width = 2 + max(map(len, choices(group)))
     return "\n".join(_hanging(name, _about(group, name), columns, width) for name in choices(group))
@@ -73,7 +73,15 @@ def setting(topic: str) -> str:
     if not chosen and not lists:
         check_key(topic, {})
     head = [_hanging(f"{topic}=", " ".join(choices(topic)), shutil.get_terminal_size().columns, 13)] if lists else []
-    return "\n".join([*head, *_settings(chosen)])
+    return "\n".join([*head, *_settings(chosen), *(["", _note()] if chosen else [])])
+
+
+def _note() -> str:
+    text = (
+        "Default, what is possible, meaning. An environment brings its own values for many settings: "
+        "dqn-train --cfg job env=... shows them."
+    )
+    return textwrap.fill(text, max(shutil.get_terminal_size().columns, MIN_COLUMNS))
 
 
 def _settings(keys: Iterable[str]) -> Iterator[str]:
@@ -111,4 +119,5 @@ def _hanging(title: str, text: str, columns: int, width: int) -> str:
     """`title` in a column of `width`, `text` wrapped beside it."""
     first = title.ljust(width - 1) + " "
     rest = " " * width
-    return textwrap.fill(text, max(columns, 40), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    columns = max(columns, MIN_COLUMNS)
+    return textwrap.fill(text, columns, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

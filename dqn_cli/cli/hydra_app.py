@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,6 +69,8 @@ def launch(argv: Sequence[str]) -> int:
         _end_of_sweep()
         raise Interrupted("stopped by Ctrl-C") from None
     except Escaped as escaped:
+        with suppress(OSError):  # it may be why there is no going on
+            _end_of_sweep()
         raise escaped.error from escaped.__cause__
     except Exception as error:
         failed = _end_of_sweep()
@@ -87,7 +89,7 @@ def _end_of_sweep() -> int:
 def _told(error: Exception) -> Exception:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return explain(error)
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+    if isinstance(error, OSError) and error.filename is not None:
         return StorageError(
             f"{error.filename}: {error.strerror}; write another folder (hydra.run.dir, hydra.sweep.dir)"
         )

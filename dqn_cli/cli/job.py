@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dqn_cli.cli import sweep
 from dqn_cli.cli.arguments import typed_keys
-from dqn_cli.cli.paths import claim
+from dqn_cli.cli.paths import claim, release
 from dqn_cli.cli.preflight import preflight
 from dqn_cli.config import Config
-from dqn_cli.errors import ConfigError, Interrupted, UserError
+from dqn_cli.errors import ConfigError, Interrupted, UserError, unwritable
 from dqn_cli.validate import typed, wrong_value
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -64,12 +65,23 @@ def task(composed: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder, overrides = Path(hydra.runtime.output_dir), overrides_of(hydra)
     if hydra.mode == RunMode.MULTIRUN:
-        return _sweep_job(composed, overrides, folder, hydra)
+        try:
+            return _sweep_job(composed, overrides, folder, hydra)
+        except OSError as error:  # what tells of a job cannot be written, so that the next ones would be in vain
+            raise Escaped(unwritable(error)) from error
     try:
         claim(folder)
+    except UserError as error:
+        raise Escaped(error) from error
+    try:
         return train(composed, overrides, folder)
+    except KeyboardInterrupt:
+        release(folder)
+        raise
     except Exception as error:
-        raise Escaped(told(error, folder)) from error
+        failure = told(error, folder)
+        release(folder)
+        raise Escaped(failure) from error
 
 
 def _sweep_job(composed: DictConfig, overrides: list[str], folder: Path, hydra: Any) -> float | None:
@@ -78,11 +90,11 @@ def _sweep_job(composed: DictConfig, overrides: list[str], folder: Path, hydra: 
     except ConfigError:  # another job of this sweep has the same settings: both may run
         folder = folder.with_name(f"{folder.name}-{hydra.job.num}")
         claim(folder)
-    result = {"job": hydra.job.num, "overrides": overrides, "metric": None, "error": None, "exit_code": None}
+    result = {"job": hydra.job.num, "overrides": overrides, "return_mean": None, "error": None, "exit_code": None}
     print(f"job {hydra.job.num}: {' '.join(overrides)} -> {folder}")
     sweep.record(folder, **result | {"status": "running"})
     try:
-        metric = train(composed, overrides, folder)
+        return_mean = train(composed, overrides, folder)
     except (Interrupted, KeyboardInterrupt) as stop:
         sweep.record(folder, **result | {"status": "interrupted", "error": str(stop) or None, "exit_code": 130})
         raise KeyboardInterrupt from stop
@@ -93,8 +105,8 @@ def _sweep_job(composed: DictConfig, overrides: list[str], folder: Path, hydra: 
         if hydra.sweeper._target_ == BASIC_SWEEPER:  # it uses no metric, and would stop after a failure
             return None
         raise failure from error
-    sweep.record(folder, **result | {"status": "done", "metric": metric, "exit_code": 0})
-    return metric
+    sweep.record(folder, **result | {"status": "done", "return_mean": return_mean, "exit_code": 0})
+    return return_mean
 
 
 class Bug(UserError):
@@ -107,6 +119,9 @@ def told(error: Exception, folder: Path) -> UserError:
     """The error as one line; what is our bug leaves its traceback in the run's folder."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, OSError):
+        return unwritable(error)
     file = folder / "traceback.txt"
-    file.write_text("".join(traceback.format_exception(error)))
+    with suppress(OSError):
+        file.write_text("".join(traceback.format_exception(error)))
     return Bug(f"{type(error).__name__}: {' '.join(str(error).split())}, which is a bug of dqn-cli; see {file}")

@@ -6,8 +6,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 
-from dqn_cli.errors import Interrupted, UserError
+from dqn_cli.errors import Interrupted, UserError, unwritable
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -53,8 +54,22 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _guarded(program: str, command: Callable[[list[str]], int], argv: list[str]) -> int:
+    """The exit code; whatever is still buffered and cannot be written does not change it."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
+    code = _exit_code(program, command, argv)
     try:
-        return command(argv)
+        _flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _exit_code(program: str, command: Callable[[list[str]], int], argv: list[str]) -> int:
+    try:
+        code = command(argv)
+        _flush()  # while a full disk can still be told
+        return code
     except Interrupted as stop:
         print(f"{program}: {stop}", file=sys.stderr)
         return stop.exit_code
@@ -62,13 +77,20 @@ def _guarded(program: str, command: Callable[[list[str]], int], argv: list[str])
         print(f"{program}: stopped by Ctrl-C", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"{program}: error: {unwritable(error)}", file=sys.stderr)
+        return unwritable(error).exit_code
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         print(f"{program}: error: {_line(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, UserError) else 1
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it is where the caller has closed it
+        sys.stdout.flush()
 
 
 def _line(error: Exception) -> str:

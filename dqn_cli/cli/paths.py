@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from dqn_cli.errors import ConfigError, StorageError
@@ -48,3 +50,15 @@ def claim(folder: Path) -> None:
         raise ConfigError(f"hydra.run.dir={folder} already holds a run; write another folder") from None
     except OSError as error:
         raise StorageError(f"{folder} cannot be written ({error.strerror}); write another hydra.run.dir") from error
+
+
+def release(folder: Path) -> None:
+    """Undo `claim` for a run that never began to write; folders above go too, where they are empty and below here."""
+    if [file.name for file in folder.iterdir()] != [CLAIM]:
+        return
+    (folder / CLAIM).unlink()
+    with suppress(OSError):
+        if folder.is_relative_to(here := Path.cwd()) and folder != here:
+            os.removedirs(folder.relative_to(here))
+        else:
+            folder.rmdir()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 
-from dqn_cli.config import Config, QlearningConfig, TableConfig, UniformConfig
+from dqn_cli.config import Config, MlpConfig, QlearningConfig, TableConfig, TdqnConfig, UniformConfig
 from dqn_cli.envs.make import EnvFacts, describe
 from dqn_cli.errors import CheckpointError, ConfigError
 from dqn_cli.replay.size import replay_bytes
 from dqn_cli.settle import Typed, settle
+
+MAX_MODEL_BYTES = 1 << 31  # training.checkpoint.LIMITS, which needs torch
 
 
 def preflight(config: Config, typed_keys: Typed) -> tuple[EnvFacts, list[str]]:
@@ -23,6 +27,7 @@ def preflight(config: Config, typed_keys: Typed) -> tuple[EnvFacts, list[str]]:
         raise CheckpointError(f"init_from={config.init_from} does not exist; write a run folder or a checkpoint folder")
     facts = describe(config.env)
     _check_table(config, facts)
+    _check_network(config, facts)
     _check_memory(config, facts)
     return facts, notices + facts.notices
 
@@ -34,6 +39,21 @@ def _check_table(config: Config, facts: EnvFacts) -> None:
     needs, remedy = ("variant=qlearning", "variant=ddqn") if tabular else ("network=table", "network=mlp")
     given = f"{config.env.id} gives {facts.spec.dtype} of shape {list(facts.spec.obs_shape)}"
     raise ConfigError(f"{needs} needs one discrete observation, {given}; write {remedy}")
+
+
+def _check_network(config: Config, facts: EnvFacts) -> None:
+    """Weights that no checkpoint could hold are refused before they are made."""
+    network = config.network
+    if not isinstance(network, MlpConfig):
+        return
+    units = [math.prod(facts.spec.obs_shape), *network.hidden, facts.num_actions]
+    weights = sum((inputs + 1) * outputs for inputs, outputs in pairwise(units))
+    copies = 2 if isinstance(config.variant, TdqnConfig) else 1
+    if (needed := 4 * copies * weights) > MAX_MODEL_BYTES:
+        raise ConfigError(
+            f"network.hidden={network.hidden} makes {weights:,} weights, {needed / 1e9:.1f} GB in a checkpoint; "
+            f"at most {MAX_MODEL_BYTES / 1e9:.1f} GB are possible, write fewer units"
+        )
 
 
 def _check_memory(config: Config, facts: EnvFacts) -> None:

@@ -17,7 +17,7 @@ RESULT = "result.json"
 
 
 def record(folder: Path, **result: Any) -> None:
-    """Write how a job stands: status, overrides, metric, error, exit_code, job."""
+    """Write how a job stands: status, overrides, return_mean, error, exit_code, job."""
     (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
 
 
@@ -45,7 +45,7 @@ def finish(sweep: Path) -> int:
     settings = {key: None for result in results for key in _settings(result)}
     with (sweep / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        columns = ("metric", "status", "exit_code", "error", "folder")
+        columns = ("return_mean", "status", "exit_code", "error", "folder")
         writer.writerow(["job", *settings, *columns])
         for result in results:
             row = _settings(result)
@@ -63,10 +63,10 @@ def _print(results: list[dict[str, Any]], sweep: Path) -> None:
     rows = [_settings(result) for result in results]
     keys = dict.fromkeys(key for row in rows for key in row)
     varied = [key for key in keys if len({row.get(key) for row in rows}) > 1]
-    table = Table("job", *varied, "metric", "status", Column("error", overflow="fold"))
+    table = Table("job", *varied, "return_mean", "status", Column("error", overflow="fold"))
     for result, row in zip(results, rows, strict=True):
-        metric = "" if result["metric"] is None else f"{result['metric']:.4g}"
+        mean = "" if result["return_mean"] is None else f"{result['return_mean']:.4g}"
         values = [row.get(key, "") for key in varied]
-        table.add_row(str(result["job"]), *map(escape, values), metric, result["status"], escape(result["error"] or ""))
+        table.add_row(str(result["job"]), *map(escape, values), mean, result["status"], escape(result["error"] or ""))
     Console().print(table)
     print(f"results    {sweep / 'results.csv'}")

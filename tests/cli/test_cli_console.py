@@ -1,6 +1,7 @@
 """The commands as they are installed, in processes of their own."""
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -31,6 +32,38 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--help", "--cfg job", "hydra.run.dir=a", "-m seed=1 hydra.sweep.dir=b"])
+def test_an_output_that_cannot_be_written_is_told(command, unbuffered, tmp_path):
+    short = [] if command.startswith("--") else ["run.total_steps=300", "run.eval_episodes=1"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [SCRIPTS / "dqn-train", *command.split(), *short],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert done.returncode == 6
+    told = "dqn-train: error: cannot write the output: No space left on device; make room or choose another folder\n"
+    assert done.stderr == told
+
+
+def test_names_that_the_terminal_cannot_show(tmp_path):
+    line = ["-m", "seed=1", "env=FrozenLake", "variant=qlearning", "network=mlp", "hydra.sweep.dir='\u00e9'"]
+    done = subprocess.run(
+        [SCRIPTS / "dqn-train", *line],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.endswith("results    \\xe9/results.csv\n")
+
+
 def test_no_check_and_no_refusal_imports_torch(tmp_path):
     code = """
 import os, sys
@@ -38,7 +71,7 @@ os.environ |= {"COMP_LINE": "dqn-train env=", "COMP_POINT": "14"}
 from dqn_cli.cli.main import train
 for line, code in [
     ("env=CartPol", 2), ("seed=abc", 2), ("variant=qlearning", 2), ("env=gym env.id=Taxi-v3", 2), ("--cfg job", 0),
-    ("-sc query=bash", 0), ("init_from=nowhere", 3), ("replay.capacity=1e13 run.total_steps=1e13", 2),
+    ("-sc query=bash", 0), ("init_from=nowhere", 3), ("replay.capacity=1e12 run.total_steps=1e12", 2),
     ("-m env=Taxi variant=qlearning network=mlp hydra.sweep.dir=sw", 1),
 ]:
     assert train(line.split()) == code, line
@@ -73,7 +106,7 @@ def test_a_real_sweep_trains_and_names_the_job_that_failed(swept):
     _, sweep, done = swept
     results = [json.loads(file.read_text()) for file in sweep.rglob("result.json")]
     assert sorted(result["status"] for result in results) == ["done", "done", "failed", "failed"]
-    assert all(isinstance(result["metric"], float) for result in results if result["status"] == "done")
+    assert all(isinstance(result["return_mean"], float) for result in results if result["status"] == "done")
     assert "device=cuda:99 is not available here" in done.stdout
     assert done.stderr == ""
 

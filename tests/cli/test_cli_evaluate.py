@@ -13,6 +13,7 @@ from dqn_cli.config import Config, DdqnConfig, EnvConfig, EpsilonConfig, EvalCon
 from dqn_cli.envs.vector import GymLanes
 from dqn_cli.errors import ConfigError
 from dqn_cli.training.checkpoint import CheckpointStore
+from dqn_cli.training.evaluator import EvalResult
 from dqn_cli.validate import plain
 
 CONFIG = Config(
@@ -124,6 +125,11 @@ def test_values_are_taken_as_they_are():
     assert given == {"checkpoint", "out", "episodes", "epsilon", "module"}
 
 
+def test_whole_numbers_may_be_written_as_powers_of_ten():
+    assert parse(["checkpoint=x", "episodes=1e3"])[0].episodes == 1000
+    assert parse(["checkpoint=x", "episodes=2.5E+2"])[0].episodes == 250
+
+
 def test_the_first_word_may_be_a_folder_with_an_equals_sign(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("lr=0.1").mkdir()
@@ -136,7 +142,6 @@ def test_the_first_word_may_be_a_folder_with_an_equals_sign(tmp_path, monkeypatc
     ("words", "part"),
     [
         ([], "checkpoint= is missing"),
-        (["nowhere"], "the folder as checkpoint=nowhere"),
         (["--watch"], "unknown option --watch"),
         (["checkpoint=x", "extra"], "'extra' is not understood"),
         (["checkpoint=x", "episode=5"], "did you mean episodes?"),
@@ -144,6 +149,9 @@ def test_the_first_word_may_be_a_folder_with_an_equals_sign(tmp_path, monkeypatc
         (["checkpoint="], "checkpoint= has no value"),
         (["checkpoint=x", "episodes=ten"], "episodes=ten is not an integer"),
         (["checkpoint=x", "episodes=1.5"], "episodes=1.5 is not an integer"),
+        (["checkpoint=x", "episodes=1.2.3e5"], "episodes=1.2.3e5 is not an integer"),
+        (["checkpoint=x", "episodes=1e-2"], "episodes=1e-2 is not an integer"),
+        (["checkpoint=x", "episodes=1.5e0"], "episodes=1.5e0 is not an integer"),
         (["checkpoint=x", "episodes=null"], "episodes=null is not an integer"),
         (["checkpoint=x", "epsilon=low"], "epsilon=low is not a number"),
         (["checkpoint=x", "epsilon=nan"], "epsilon=nan is not in [0, 1]"),
@@ -239,13 +247,28 @@ def test_damage_and_other_folders(run, tmp_path, capsys):
     assert not (run / "eval").exists()
     (tmp_path / "old.zip").write_bytes(b"PK")
     assert "never loaded" in error(capsys, tmp_path / "old.zip", code=3)
-    assert "does not exist" in error(capsys, f"checkpoint={tmp_path / 'gone'}", code=3)
+    for folder in (f"checkpoint={tmp_path / 'gone'}", tmp_path / "gone"):
+        assert "does not exist" in error(capsys, folder, code=3)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_time_is_spent(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(build, "evaluate_checkpoint", lambda *arguments: pytest.fail("it was evaluated"))
     (tmp_path / "file").touch()
     assert "cannot write" in error(capsys, run, f"out={tmp_path / 'file' / 'x'}", code=6)
+
+
+def test_an_evaluation_that_never_began_leaves_no_folder(run, tmp_path, capsys):
+    assert "device=cuda:99 is not" in error(capsys, run, f"out={tmp_path / 'out'}", "device=cuda:99", code=2)
+    assert not (tmp_path / "out").exists()
+    assert "device=cuda:99 is not" in error(capsys, run, "device=cuda:99", code=2)
+    assert not (run / "eval").exists()
+
+
+def test_success_rates_are_shown_with_three_digits(run, capsys, monkeypatch):
+    result = EvalResult([0.0, 1.0, 1.0], [3, 3, 3])
+    monkeypatch.setattr(build, "evaluate_checkpoint", lambda *arguments: result)
+    assert evaluate([str(run)]) == 0
+    assert "\nmean         0.667\n" in capsys.readouterr().out
 
 
 def test_parse_raises_for_callers():

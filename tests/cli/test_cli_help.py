@@ -11,10 +11,10 @@ from dqn_cli.config import CHOICES
 from dqn_cli.validate import SETTINGS
 
 
-@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("columns", [1, 20, 60, 80, 200])
 def test_help_fits_the_screen(columns):
     lines = texts.overview(columns).splitlines()
-    assert max(map(len, lines)) <= columns
+    assert max(map(len, lines)) <= max(columns, 60)  # the examples cannot be narrower
     assert len(lines) <= 24 or columns < 80
 
 
@@ -54,7 +54,9 @@ def test_every_choice_is_listed_with_what_it_is(group, capsys, monkeypatch):
 
 def test_help_for_a_setting_and_for_a_group(capsys):
     assert train(["--help", "optimizer.momentum"]) == 0
-    assert capsys.readouterr().out == "optimizer.momentum            0.0 in [0, 1)  of the update (sgd)\n"
+    line, _, *note = capsys.readouterr().out.splitlines()
+    assert line == "optimizer.momentum            0.0 in [0, 1)  of the update (sgd)"
+    assert note[0].startswith("Default, what is possible, meaning.")
     assert train(["--help", "optimizer"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("optimizer=   adam rmsprop rmsprop_nature sgd\noptimizer.lr ")

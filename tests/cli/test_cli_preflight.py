@@ -6,6 +6,7 @@ from dqn_cli.cli import preflight as module
 from dqn_cli.cli.preflight import free_memory, preflight
 from dqn_cli.config import (
     Config,
+    DdqnConfig,
     EnvConfig,
     EpsilonConfig,
     MlpConfig,
@@ -30,6 +31,16 @@ def config(env="CartPole-v1", **parts):
         run=RunConfig(total_steps=20_000),
         **defaults | parts,
     )
+
+
+def test_a_network_that_no_checkpoint_holds_is_refused():
+    from dqn_cli.training.checkpoint import LIMITS, MODEL
+
+    assert LIMITS[MODEL] == module.MAX_MODEL_BYTES
+    widest = 22_000  # 4 bytes for each of widest^2 + 7 widest + 2 weights, once for vdqn and twice for ddqn
+    preflight(config(network=MlpConfig(hidden=[widest, widest])), ())
+    with pytest.raises(ConfigError, match=r"network.hidden=\[22000, 22000\] makes 484,176,002 weights, 3.9 GB"):
+        preflight(config(network=MlpConfig(hidden=[widest, widest]), variant=DdqnConfig(target_every=100)), ())
 
 
 def test_what_fits_is_described():

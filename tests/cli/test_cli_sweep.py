@@ -30,12 +30,12 @@ def test_a_sweep_runs_every_combination_and_ends_with_a_table(trainer, capfd):
         ("3", "1", "0.95"),
     ]
     assert {(row["status"], row["exit_code"], row["error"]) for row in rows} == {("done", "0", "")}
-    assert [row["metric"] for row in rows] == ["10.0", "10.0", "11.0", "11.0"]
+    assert [row["return_mean"] for row in rows] == ["10.0", "10.0", "11.0", "11.0"]
     assert [Path(row["folder"]).absolute() for row in rows] == [folder for _, folder, _ in trainer.runs]
     assert rows[3]["folder"] == "sw/discount-0.95_env-Taxi_run.total_steps-2000_seed-1_variant-tdqn"
     out, err = capfd.readouterr()
     assert err == ""
-    assert re.search(r"job\W+seed\W+discount\W+metric\W+status\W+error", out)  # and not what all jobs share
+    assert re.search(r"job\W+seed\W+discount\W+return_mean\W+status\W+error", out)  # and not what all jobs share
     assert re.search(r"3\W+1\W+0.95\W+11\W+done", out)
     assert out.endswith("results    sw/results.csv\n")
 
@@ -60,7 +60,7 @@ def test_a_failed_job_does_not_stop_the_sweep(trainer, capfd):
     trainer.act = act
     assert train(["-m", *SHORT, "seed=0,1,2,3", "hydra.sweep.dir=sw", "hydra.sweeper.max_batch_size=2"]) == 1
     rows = results()
-    assert [(row["status"], row["exit_code"], row["metric"]) for row in rows] == [
+    assert [(row["status"], row["exit_code"], row["return_mean"]) for row in rows] == [
         ("done", "0", "5.0"),
         ("failed", "5", ""),
         ("failed", "1", ""),
@@ -122,9 +122,22 @@ def test_a_sweeps_folder_is_not_used_twice(trainer, capfd):
     assert {file: file.read_bytes() for file in Path("sw").rglob("*") if file.is_file()} == before
 
 
+def test_a_sweep_that_can_tell_nothing_ends(trainer, capfd, monkeypatch):
+    def full(folder, **result):
+        raise OSError(28, "No space left on device", str(folder / "result.json"))
+
+    monkeypatch.setattr(sweep, "record", full)
+    assert train(["-m", *SHORT, "seed=0,1", "hydra.sweep.dir=sw"]) == 6
+    assert trainer.runs == []
+    err = capfd.readouterr().err
+    assert re.fullmatch(r"dqn-train: error: cannot write .*/result.json: No space left on device; .*\n", err)
+
+
 def test_a_job_that_was_killed_is_lost(tmp_path, capsys):
     (tmp_path / "a").mkdir()
-    sweep.record(tmp_path / "a", job=0, status="running", overrides=["seed=0"], metric=None, error=None, exit_code=None)
+    sweep.record(
+        tmp_path / "a", job=0, status="running", overrides=["seed=0"], return_mean=None, error=None, exit_code=None
+    )
     assert sweep.finish(tmp_path) == 1
     assert "lost" in capsys.readouterr().out
     assert results(tmp_path)[0]["status"] == "lost"
@@ -132,7 +145,7 @@ def test_a_job_that_was_killed_is_lost(tmp_path, capsys):
 
 def test_what_a_table_shows_is_what_was_written(tmp_path, capsys):
     (tmp_path / "a").mkdir()
-    result = {"job": 0, "status": "failed", "metric": None, "exit_code": 2}
+    result = {"job": 0, "status": "failed", "return_mean": None, "exit_code": 2}
     sweep.record(tmp_path / "a", **result, overrides=["network.hidden=[64,64]"], error="write [64,64]")
     assert json.loads((tmp_path / "a" / "result.json").read_text())["overrides"] == ["network.hidden=[64,64]"]
     assert sweep.finish(tmp_path) == 1

@@ -74,6 +74,12 @@ def test_another_environment_by_its_id_with_arguments(trainer):
         ("loss=hubr", "loss=hubr is not one of mse, huber; did you mean huber?"),
         ("network.hidden=64", "network.hidden=64 has the wrong form; write network.hidden=[64,64]"),
         ("env.kwargs=[1]", "env.kwargs=[1] has the wrong form; write env.kwargs.x=1"),
+        ("env.kwargs=3", "env.kwargs=3 has the wrong form; write env.kwargs.x=1"),
+        ("env.kwargs={foo:1}", "env.kwargs.foo=1: CartPole-v1 has no such argument"),
+        ("network.hidden=[[64]]", "network.hidden=[[64]] has the wrong form; write network.hidden=[64,64]"),
+        ("network.hidden=[64,null]", "network.hidden=[64,null] has the wrong form; write network.hidden=[64,64]"),
+        ("network.hidden=[65536,65536]", "network.hidden=[65536, 65536] makes 4,295,491,586 weights, 34.4 GB"),
+        ("run.total_steps=1e13", "run.total_steps=10000000000000 is not in [1, 1000000000000]"),
         ("++x=1", "unknown setting x; see dqn-train --list settings"),
         (
             "variant=vdqn variant.target_every=10",
@@ -86,10 +92,12 @@ def test_another_environment_by_its_id_with_arguments(trainer):
         ("optimizer.lr=${nope}", "optimizer.lr is wrong (Interpolation key 'nope' not found)"),
         ("variant=qlearning", "variant=qlearning needs one discrete observation, CartPole-v1 gives float32"),
         ("env=Taxi variant=qlearning run.updates_per_round=2", "run.updates_per_round does nothing with replay=online"),
-        ("replay.capacity=1e13 run.total_steps=1e13", "replay.capacity=10000000000000 needs"),
-        ("hydra/launcher=joblibb", "hydra/launcher=joblibb is not installed; write pip install hydra-joblibb-launcher"),
+        ("replay.capacity=1e12 run.total_steps=1e12", "replay.capacity=1000000000000 needs"),
+        ("hydra/launcher=joblibb", "unknown hydra/launcher joblibb; did you mean joblib?"),
+        ("hydra/launcher=submitit_slurm", "hydra/launcher=submitit_slurm is not installed; write pip install hydra-su"),
+        ("hydra.run=3", "hydra.run=3 is wrong (Invalid type assigned: int is not a subclass of RunDir. value: 3); see"),
         ("--config-name x", "--config-name x is not in the search path"),
-        ("hydra.foo=1", "unknown setting hydra.foo"),
+        ("hydra.foo=1", "unknown setting hydra.foo; see dqn-train --cfg hydra"),
     ],
 )
 def test_what_is_wrong_costs_one_line_and_leaves_nothing(line, message, trainer, capfd):
@@ -115,6 +123,40 @@ def test_an_error_of_a_run_is_one_line_with_its_code(kind, trainer, capfd):
     trainer.act = act
     assert train([]) == kind.exit_code
     assert capfd.readouterr().err == "dqn-train: error: the reason\n"
+
+
+@pytest.mark.parametrize("kind", [CheckpointError, KeyboardInterrupt])
+def test_a_run_that_never_began_leaves_no_folder(kind, trainer, tmp_path, monkeypatch):
+    def act(config, run_dir):
+        raise kind("device=cuda is not available here")
+
+    trainer.act = act
+    (tmp_path / "mine" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine" / "here")
+    for argv in ([], ["hydra.run.dir=a/b"], [f"hydra.run.dir={tmp_path}/other"]):
+        assert train(argv) == (130 if kind is KeyboardInterrupt else 3)
+    assert list(Path().iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_run_that_began_keeps_its_folder(trainer):
+    def act(config, run_dir):
+        (run_dir / "config.yaml").touch()
+        raise NumericalError("the reason")
+
+    trainer.act = act
+    assert train(["hydra.run.dir=here"]) == 5
+    assert sorted(path.name for path in Path("here").iterdir()) == ["config.yaml", "run.lock"]
+
+
+def test_a_full_disk_is_no_bug(trainer, capfd):
+    def act(config, run_dir):
+        raise OSError(28, "No space left on device", "x.csv")
+
+    trainer.act = act
+    assert train([]) == StorageError.exit_code
+    told = "dqn-train: error: cannot write x.csv: No space left on device; make room or choose another folder\n"
+    assert capfd.readouterr().err == told
 
 
 def test_ctrl_c_in_a_run_tells_where_it_was_saved(trainer, capfd):
