@@ -11,6 +11,7 @@ from dqn_cli.config import (
     EpsilonConfig,
     Loss,
     MlpConfig,
+    Range,
     RmspropNatureConfig,
     UniformConfig,
 )
@@ -122,3 +123,18 @@ def test_settings_are_found_by_name_meaning_and_likeness(written, meant):
 
 def test_nothing_is_suggested_where_nothing_is_near():
     assert similar_settings("xyz") == ""
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_in_no_range(number):
+    assert number not in Range()
+
+
+def test_whole_numbers_too_large_for_a_float_can_be_compared():
+    assert 10**400 in Range(ge=1)
+    assert 10**400 not in Range(ge=1, le=10**12)
+
+
+def test_a_list_in_a_list_has_the_wrong_form():
+    with pytest.raises(ConfigError, match=r"network\.hidden=\[\[8\]\] has the wrong form"):
+        typed(changed("network/hidden", [[8]]))
