@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -37,7 +38,7 @@ from dqn_cli.config import (
 from dqn_cli.device import resolve, set_threads
 from dqn_cli.envs.frame_stack import FrameStack
 from dqn_cli.envs.vector import GymLanes, SeedOf
-from dqn_cli.errors import CheckpointError, Interrupted
+from dqn_cli.errors import CheckpointError, ConfigError, Interrupted
 from dqn_cli.networks.q_network import QNetwork, Table
 from dqn_cli.networks.torsos import Mlp
 from dqn_cli.replay.memory import ReplayMemory
@@ -77,19 +78,24 @@ class RunSummary:
         """For the terminal: the result and the next useful commands."""
         goal = ", run.stop_at_return reached" if self.reached_goal else ""
         folder = _shown(self.run_dir)
-        final, best = self.final.result, self.best.result
+        episodes = len(self.final.result.scores)
         return [
             f"finished   {self.final.step:,} steps in {self.seconds:.0f} s{goal}",
-            f"final      return {final.mean:.1f} +- {final.sd:.1f} over {len(final.scores)} greedy episodes",
-            f"best       return {best.mean:.1f} +- {best.sd:.1f} on fresh seeds, from step {self.best.step:,}",
+            f"final      return {_score(self.final.result)} over {episodes} greedy episodes",
+            f"best       return {_score(self.best.result)} on fresh seeds, from step {self.best.step:,}",
             f"evaluate   dqn-eval checkpoint={folder}",
             f"curves     tensorboard --logdir {folder}",
         ]
 
 
-def _shown(folder: Path) -> Path:
-    """A folder as it is shortest to type from here."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+def _score(result: EvalResult) -> str:
+    digits = 3 if max(map(abs, result.scores)) < 10 else 1  # success rates need more than scores of hundreds
+    return f"{result.mean:.{digits}f} +- {result.sd:.{digits}f}"
+
+
+def _shown(folder: Path) -> str:
+    """A folder as it is shortest to type from here, quoted where a shell needs it."""
+    return shlex.quote(str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder))
 
 
 def make_network(config: NetworkConfig, spec: ObsSpec, num_actions: int) -> nn.Module:
@@ -204,10 +210,10 @@ def make_saving(config: Config, run_dir: Path, learner: Learner, streams: Mappin
 def load_initial(path: str, learner: Learner) -> None:
     """Begin with the weights that acted in another run; a target network begins as their copy."""
     source = checkpoints.read(checkpoints.find(Path(path), "best"), optimizer=False)
-    acting = acting_network(typed(source.config)) + "."
     try:
+        acting = acting_network(typed(source.config)) + "."
         learner.load_online({k.removeprefix(acting): w for k, w in source.model.items() if k.startswith(acting)})
-    except ValueError as error:
+    except (ConfigError, ValueError) as error:
         raise CheckpointError(f"init_from={path} is not of the network configured: {error}") from error
 
 

@@ -141,5 +141,5 @@ def _load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     given = {name: list(w.shape) for name, w in weights.items()}
     for name in [*own, *given]:
         if own.get(name) != given.get(name):
-            raise ValueError(f"{name} has shape {given.get(name)}, this network needs {own.get(name)}")
+            raise ValueError(f"{name} has shape {given.get(name, 'none')}, this network needs {own.get(name, 'none')}")
     network.load_state_dict(dict(weights))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +28,13 @@ LABELS = {
 }
 
 
+class _Console(Console):
+    """A console whose reader may go away, as `tee` does at Ctrl-C: the view ends then, and not the run."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Progress:
     """Where a run is: steps, speed, time left, and the newest numbers."""
 
@@ -33,7 +42,7 @@ class Progress:
         self, total_steps: int, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
     ):
         self._total = total_steps
-        self._console = console or Console()
+        self._console = console or _Console()
         self._clock = clock
         self._steps = 0
         self._view: dict[str, float] = {}

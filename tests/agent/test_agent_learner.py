@@ -267,7 +267,7 @@ def test_both_networks_can_begin_with_other_weights() -> None:
     [
         ({"online.head.bias": torch.zeros(7)}, r"head.bias has shape \[7\], this network needs \[3\]"),
         ({"target.head.bias": torch.zeros(7)}, r"head.bias has shape \[7\], this network needs \[3\]"),
-        ({"online.noise": torch.zeros(2)}, r"noise has shape \[2\], this network needs None"),
+        ({"online.noise": torch.zeros(2)}, r"noise has shape \[2\], this network needs none"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change, message) -> None:
@@ -278,7 +278,7 @@ def test_weights_that_do_not_fit_are_refused(change, message) -> None:
 
 def test_missing_weights_are_refused() -> None:
     learner = mlp_learner("tdqn")
-    with pytest.raises(ValueError, match=r"has shape None, this network needs \[16, 4\]"):
+    with pytest.raises(ValueError, match=r"has shape none, this network needs \[16, 4\]"):
         learner.load_model_state({k: v for k, v in learner.model_state().items() if k.startswith("online.")})
 
 

@@ -1,4 +1,7 @@
 import io
+import shlex
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -163,3 +166,19 @@ def test_unknown_numbers_are_our_bug():
     progress = Progress(1000, console=console, clock=Clock())
     with pytest.raises(KeyError):
         progress.update(100, los=1.0)
+
+
+def test_the_run_goes_on_when_nobody_reads_its_lines_any_more(tmp_path):
+    script = """if True:
+        import time
+        from pathlib import Path
+        from dqn_cli.training.progress import Progress
+        progress = Progress(10)
+        for step in range(1, 11):
+            progress.update(step)
+            time.sleep(0.02)
+        progress.close()
+        Path("done").touch()"""
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} | head -n 1"
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "done").exists()
