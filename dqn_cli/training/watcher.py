@@ -16,14 +16,13 @@ from dqn_cli.errors import Interrupted, NumericalError
 from dqn_cli.schedules import Schedule, crossings
 from dqn_cli.training.evaluator import EvalResult, Evaluator
 from dqn_cli.training.plan import Counters, Periods
+from dqn_cli.training.progress import DRAW_EVERY_S, Progress
 from dqn_cli.types import EpisodeStats, StepResult, UpdateResult
 
 if TYPE_CHECKING:
     from dqn_cli.training.metrics import MetricsLog
-    from dqn_cli.training.progress import Progress
 
 RECENT_EPISODES = 100
-DRAW_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
