@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -53,6 +53,28 @@ class ActWith(StrEnum):
 
     online = "online"
     target = "target"
+
+
+class Engine(StrEnum):
+    """What runs the Atari games."""
+
+    native = "native"
+    gymnasium = "gymnasium"
+
+
+class LifeLoss(StrEnum):
+    """What the loss of a life means in training; evaluations always play whole games."""
+
+    ignore = "ignore"
+    terminal = "terminal"
+    reset = "reset"
+
+
+class Preprocess(StrEnum):
+    """How the papers scale and cut the screen."""
+
+    nature = "nature"
+    nips2013 = "nips2013"
 
 
 class EpsilonSchedule(StrEnum):
@@ -109,13 +131,42 @@ THREADS_FORM = r"auto|0*[1-9][0-9]*"
 
 @dataclass(kw_only=True)
 class EnvConfig:
+    """What is played."""
+
+    name: str = MISSING
+    id: str = knob(MISSING, "Gymnasium id")
+    frame_stack: int = knob(1, "consecutive frames in one observation", ge=1, le=64)
+
+
+@dataclass(kw_only=True)
+class GymConfig(EnvConfig):
     """An environment of Gymnasium's registry."""
 
-    id: str = knob(MISSING, "Gymnasium id")
+    name: str = "gym"
     module: str | None = knob(None, "Python module to import first, one that registers the id")
     kwargs: dict[str, Any] = knob({}, "arguments of the environment's constructor")
     time_limit_steps: int | None = knob(None, "truncate episodes after this many steps; null: as registered", ge=1)
-    frame_stack: int = knob(1, "consecutive frames in one observation", ge=1, le=64)
+
+
+@dataclass(kw_only=True)
+class AtariConfig(EnvConfig):
+    """A game of the Atari 2600 (Bellemare et al. 2013), seen as the papers show it to the agent."""
+
+    name: str = "atari"
+    frame_stack: int = knob(4, "consecutive frames in one observation", ge=1, le=64)
+    engine: Engine = knob(Engine.native, "native: in C++ threads; gymnasium: one game after the other, in Python")
+    sticky: float = knob(0.25, "probability that the emulator repeats its last action, at every frame", ge=0, lt=1)
+    noop_max: int = knob(0, "a game begins with 0 to this many frames without action", ge=0, le=10_000)
+    fire_reset: bool = knob(False, "press FIRE at a game's start, where the game has that button")
+    life_loss: LifeLoss = knob(LifeLoss.ignore, "in training: nothing, a terminal for learning only, or a new game")
+    full_actions: bool = knob(False, "all 18 actions instead of those that do something in the game")
+    frame_skip: int = knob(4, "emulator frames per step", ge=1, le=1000)
+    max_pool: bool = knob(True, "brightest of the last two frames: some sprites are drawn on every other frame only")
+    max_frames: int = knob(108_000, "truncate games after this many frames, those at the start not counted", ge=1)
+    preprocess: Preprocess = knob(Preprocess.nature, "nature: 84x84; nips2013: 110x84, of which 84x84 are cut out")
+    resize: list[int] | None = knob(None, "[height, width] to scale to; null: as preprocess has it", ge=1, le=1024)
+    crop: list[int] | None = knob(None, "[top, left, height, width] to keep; null: as preprocess has it", ge=0, le=1024)
+    color: bool = knob(False, "red, green and blue instead of grey")
 
 
 @dataclass(kw_only=True)
@@ -132,6 +183,32 @@ class MlpConfig(NetworkConfig):
     name: str = "mlp"
     hidden: list[int] = knob([256, 256], "units of each hidden layer", ge=1, le=65536)
     activation: Activation = knob(Activation.relu, "between layers")
+
+
+@dataclass(kw_only=True)
+class CnnConfig(NetworkConfig):
+    """Convolutions as (channels, kernel, stride), without padding, then a fully connected layer of `units`."""
+
+    convolutions: ClassVar[tuple[tuple[int, int, int], ...]]
+    units: ClassVar[int]
+
+
+@dataclass(kw_only=True)
+class NatureCnnConfig(CnnConfig):
+    """Three convolutions and a layer of 512, for images (Mnih et al. 2015)."""
+
+    name: str = "nature_cnn"
+    convolutions = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+    units = 512
+
+
+@dataclass(kw_only=True)
+class NipsCnnConfig(CnnConfig):
+    """Two convolutions and a layer of 256, for images (Mnih et al. 2013)."""
+
+    name: str = "nips_cnn"
+    convolutions = ((16, 8, 4), (32, 4, 2))
+    units = 256
 
 
 @dataclass(kw_only=True)
@@ -221,6 +298,7 @@ class EpsilonConfig(ExplorationConfig):
     begin: float = knob(1.0, "epsilon at step 0", ge=0, le=1)
     end: float = knob(0.05, "epsilon from over_steps on", ge=0, le=1)
     over_steps: int = knob(10_000, "steps from begin to end", ge=1)
+    delay_steps: int = knob(0, "steps at begin before the schedule starts", ge=0)
 
 
 @dataclass(kw_only=True)
@@ -254,11 +332,14 @@ class RmspropConfig(OptimizerConfig):
 
 @dataclass(kw_only=True)
 class RmspropNatureConfig(OptimizerConfig):
-    """RMSProp of Mnih et al. 2015: centred, epsilon inside the root."""
+    """RMSProp of Mnih et al. 2015: centered, epsilon inside the root.
+
+    Their epsilon of .01 is for a gradient summed over 32 rows; for our mean that is .01 / 32^2.
+    """
 
     name: str = "rmsprop_nature"
     decay: float = knob(0.95, "of both averages", ge=0, lt=1)
-    eps: float = knob(0.01, "added inside the root", gt=0, le=1)
+    eps: float = knob(1e-5, "added inside the root", gt=0, le=1)
 
 
 @dataclass(kw_only=True)
@@ -278,7 +359,8 @@ class RunConfig:
     update_every_steps: int = knob(1, "steps between update rounds", ge=1)
     updates_per_round: int = knob(1, "updates in a round", ge=1)
     eval_every_steps: int | None = knob(5_000, "steps between evaluations; null: only at the end", ge=1)
-    eval_episodes: int = knob(20, "greedy episodes of an evaluation", ge=1)
+    eval_episodes: int = knob(20, "episodes of an evaluation", ge=1)
+    eval_epsilon: float = knob(0.0, "probability of a random action in an evaluation", ge=0, le=1)
     log_every_steps: int = knob(500, "steps between rows of metrics.csv", ge=1)
     checkpoint_every_steps: int | None = knob(10_000, "steps between checkpoints; null: best and final only", ge=1)
     keep_checkpoints: int = knob(2, "periodic checkpoints kept", ge=1)
@@ -313,20 +395,23 @@ class EvalConfig:
 
     checkpoint: str = knob(MISSING, "run folder or checkpoint folder")
     select: str = knob("best", "best, last, final or a step; of a run folder")
-    episodes: int = knob(100, "episodes to play", ge=1)
+    protocol: str = knob("greedy", "the rules of play, one of")
+    episodes: int = knob(100, "episodes to play; where it is not written, 30 with protocol=nature, 1 with video=", ge=1)
     seed: int = knob(0, "of the episodes", ge=0, le=2**63 - 1)
     epsilon: float = knob(0.0, "probability of a random action", ge=0, le=1)
     num_envs: int = knob(8, "episodes played side by side", ge=1, le=65_536)
     render: str | None = knob(None, "human: watch in a window")
+    video: str | None = knob(None, "FILE.mp4, .webm or .gif: film the episodes, with their Q-values; replaces the file")
     module: str | None = knob(None, "Python module that registers the environment; never imported unless written here")
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
     threads: str = knob("auto", "CPU threads of torch, auto or a number")
     out: str | None = knob(None, "folder for eval.json and episodes.csv; null: below the run folder")
 
 
-# the choices of every group, by the name that stands on the command line and in `name`
+# the choices of every group, by what stands in `name`; on the command line too, but for env, whose files are many
 CHOICES: dict[str, dict[str, type]] = {
-    "network": {"mlp": MlpConfig, "table": TableConfig},
+    "env": {"gym": GymConfig, "atari": AtariConfig},
+    "network": {"mlp": MlpConfig, "nature_cnn": NatureCnnConfig, "nips_cnn": NipsCnnConfig, "table": TableConfig},
     "variant": {"vdqn": VdqnConfig, "tdqn": TdqnConfig, "ddqn": DdqnConfig, "qlearning": QlearningConfig},
     "replay": {"uniform": UniformConfig, "online": OnlineConfig},
     "exploration": {"epsilon": EpsilonConfig},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields
 
+import psutil
 import torch
 
 from dqn_cli.errors import ConfigError
@@ -27,20 +28,27 @@ def resolve(name: str, convolutional: bool) -> torch.device:
     return torch.device(name)
 
 
-def set_threads(setting: str) -> int:
+def set_threads(setting: str, convolutional: bool) -> int:
     """Give torch as many CPU threads as `threads=setting` says; returns their number.
 
     Raises `ConfigError` unless it is auto or a number of cores that this machine has.
     """
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if setting == "auto":
-        count = 1  # small networks lose more time to handing work over than the other cores save
+        # Small networks lose more time to handing work over than the other cores save. Convolutions gain, but threads
+        # that wait for one that has no core lose more: one core is left to the emulator's threads.
+        count = max(1, min(psutil.cpu_count(logical=False) or cores, cores) - 1) if convolutional else 1
     elif setting.isdecimal() and 1 <= int(setting) <= cores:
         count = int(setting)
     else:
         raise ConfigError(f"threads={setting} is not possible here; write auto or a number from 1 to {cores}")
     torch.set_num_threads(count)
     return count
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -30,6 +30,11 @@ def exponential(begin: float, end: float, over: int) -> Schedule:
     return at
 
 
+def delayed(schedule: Schedule, delay: int) -> Schedule:
+    """`schedule`, beginning `delay` steps later; its value at 0 before."""
+    return lambda t: schedule(max(t - delay, 0))
+
+
 def crossings(before: int, after: int, period: int) -> int:
     """How many multiples of `period` lie in (before, after]. Correct for any stride, e.g. several environments."""
     return after // period - before // period

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dqn_cli.config import (
     DEVICE_FORM,
     THREADS_FORM,
+    AtariConfig,
     Config,
     EpsilonConfig,
     EpsilonSchedule,
@@ -38,6 +39,8 @@ def settle(config: Config, typed_keys: Typed) -> list[str]:
     """
     check_ranges(config)
     _machine(config)
+    if isinstance(config.env, AtariConfig):
+        _atari(config.env, typed_keys)
     _qlearning(config)
     if config.init_from is not None:
         _dead(["network.initial_q"], typed_keys, f"init_from={config.init_from}", "leave out init_from")
@@ -77,6 +80,18 @@ def _machine(config: Config) -> None:
         )
 
 
+def _atari(env: AtariConfig, typed_keys: Typed) -> None:
+    if env.resize is not None:
+        _dead(["env.preprocess"], typed_keys, f"env.resize={env.resize}", "leave out env.resize")
+    if env.frame_skip == 1:
+        _dead(["env.max_pool"], typed_keys, "env.frame_skip=1", "write env.frame_skip=4")
+    if env.max_frames < env.frame_skip:
+        raise ConfigError(
+            f"env.max_frames={env.max_frames} is less than one step of env.frame_skip={env.frame_skip}; "
+            "write more frames"
+        )
+
+
 def _qlearning(config: Config) -> None:
     if not isinstance(config.variant, QlearningConfig):
         return
@@ -93,7 +108,7 @@ def _schedules(config: Config, typed_keys: Typed) -> None:
     exploration, optimizer = config.exploration, config.optimizer
     if isinstance(exploration, EpsilonConfig):
         if exploration.schedule is EpsilonSchedule.constant:
-            dead = ["exploration.begin", "exploration.over_steps"]
+            dead = ["exploration.begin", "exploration.over_steps", "exploration.delay_steps"]
             _dead(dead, typed_keys, "exploration.schedule=constant", "write exploration.schedule=linear")
         if exploration.schedule is EpsilonSchedule.exponential and not min(exploration.begin, exploration.end) > 0:
             raise ConfigError(
@@ -144,8 +159,16 @@ def _clip_to_run(config: Config, typed_keys: Typed) -> list[str]:
         if starts > total // 2:
             clip(config.run, "run.learning_starts_steps", total // 10)
         clip(replay, "replay.capacity", max(total, replay.batch_size))
-    if isinstance(config.exploration, EpsilonConfig) and config.exploration.schedule is not EpsilonSchedule.constant:
-        clip(config.exploration, "exploration.over_steps", total)
+    exploration = config.exploration
+    if isinstance(exploration, EpsilonConfig) and exploration.schedule is not EpsilonSchedule.constant:
+        if exploration.delay_steps > total // 2:
+            clip(exploration, "exploration.delay_steps", total // 10)
+        if exploration.delay_steps >= total:
+            raise ConfigError(
+                f"exploration.delay_steps={exploration.delay_steps} leaves no step for the schedule: "
+                f"run.total_steps={total}; write fewer"
+            )
+        clip(exploration, "exploration.over_steps", total - exploration.delay_steps)
     return notices
 
 

@@ -15,16 +15,17 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dqn_cli.config import CHOICES, Config, EnvConfig, RunConfig
+from dqn_cli.config import CHOICES, Config, RunConfig
 from dqn_cli.errors import ConfigError
 
-SECTIONS = ("env", *CHOICES, "run")
+SECTIONS = (*CHOICES, "run")
 _NAMES = {(group, "name") for group in CHOICES}
+ENV_KINDS = {"gym": "environments that are not Atari games", "atari": "Atari games"}
 
 
 def _all_settings() -> dict[str, dict[str, Field[Any]]]:
     settings: dict[str, dict[str, Field[Any]]] = {}
-    sections: dict[str, dict[str, type]] = {"env": {"": EnvConfig}, **CHOICES, "run": {"": RunConfig}, "": {"": Config}}
+    sections: dict[str, dict[str, type]] = {**CHOICES, "run": {"": RunConfig}, "": {"": Config}}
     for section, choices in sections.items():
         for choice, cls in choices.items():
             for f in fields(cls):
@@ -100,6 +101,8 @@ def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _check_container(key: str, value: Any) -> None:
     kind = _container(key)
+    if value is None and kind == "list":  # whether null is possible is OmegaConf's to say
+        return
     nested = kind == "list" and isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value)
     if nested or (kind == "list") != isinstance(value, list) or (kind == "dict") != isinstance(value, Mapping):
         raise _wrong_form(key, f"{key}={value}")
@@ -121,6 +124,8 @@ def check_key(key: str, chosen: Mapping[str, str]) -> None:
         where = "dqn-train --cfg hydra" if group == "hydra" else "dqn-train --list settings"
         raise ConfigError(f"unknown setting {key}{similar_settings(key) or f'; see {where}'}")
     if group in chosen and chosen[group] not in owners:
+        if group == "env":
+            raise ConfigError(f"{key} does nothing here: it belongs to {ENV_KINDS[next(iter(owners))]}; remove it")
         raise ConfigError(
             f"{key} does nothing with {group}={chosen[group]}: it belongs to {', '.join(owners)}; "
             "remove it or use one of those"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 from dqn_cli import device
 from dqn_cli.errors import ConfigError
 from dqn_cli.types import Batch
+
+CORES = device.usable_cores()
 
 
 @pytest.fixture
@@ -63,16 +63,30 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(gpus, count, 
 
 
 @pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize(("setting", "count"), [("auto", 1), ("1", 1), (str(os.cpu_count()), os.cpu_count())])
-def test_threads(setting, count) -> None:
-    torch.set_num_threads(2)
-    assert device.set_threads(setting) == count == torch.get_num_threads()
+@pytest.mark.parametrize("convolutional", [False, True])
+@pytest.mark.parametrize(("setting", "count"), [("1", 1), (str(CORES), CORES)])
+def test_threads(setting, count, convolutional) -> None:
+    torch.set_num_threads(CORES % 2 + 1)
+    assert device.set_threads(setting, convolutional) == count == torch.get_num_threads()
 
 
-@pytest.mark.parametrize("setting", ["0", "-1", "1.5", "many", "", str(os.cpu_count() + 1)])
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize(
+    ("allowed", "physical", "convolutional", "count"),
+    [(8, 4, False, 1), (8, 4, True, 3), (2, 4, True, 1), (4, None, True, 3), (1, 1, True, 1)],
+)
+def test_auto_gives_convolutions_all_but_one_of_the_physical_cores_that_are_allowed(
+    monkeypatch, allowed, physical, convolutional, count
+) -> None:
+    monkeypatch.setattr(device, "usable_cores", lambda: allowed)
+    monkeypatch.setattr(device.psutil, "cpu_count", lambda logical: physical)
+    assert device.set_threads("auto", convolutional) == count == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("setting", ["0", "-1", "1.5", "many", "", str(CORES + 1)])
 def test_impossible_thread_counts_are_refused(setting) -> None:
-    with pytest.raises(ConfigError, match=f"^threads={setting} .*; write auto or a number from 1 to {os.cpu_count()}$"):
-        device.set_threads(setting)
+    with pytest.raises(ConfigError, match=f"^threads={setting} .*; write auto or a number from 1 to {CORES}$"):
+        device.set_threads(setting, False)
 
 
 def test_staging() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from dqn_cli.algorithm.targets import greedy_action
 
@@ -37,14 +37,23 @@ class Actor:
         `first` [E] marks those of frame [E, *frame_shape] that begin an episode. Draws 2 E numbers whatever happens, so
         that the number of calls alone decides where the stream stands.
         """
-        obs = self._stack.push(frame, first)
+        obs = self._obs = self._stack.push(frame, first)
         coin, choice = self._rng.random((2, len(obs)))
         explore = coin < epsilon
         action = (choice * self._num_actions).astype(np.int64)
         return action if explore.all() else np.where(explore, action, self._greedy(obs))
 
+    def values(self) -> NDArray[np.float32]:
+        """Q-values [E, A] of the observations that `act` was last asked about, which it must have been."""
+        with torch.inference_mode():
+            q: NDArray[np.float32] = self._q(self._obs).cpu().numpy()
+        return q
+
     def _greedy(self, obs: NDArray[Any]) -> NDArray[np.int64]:
         with torch.inference_mode():
-            q = self._network(torch.from_numpy(obs).to(self._device))
-            action: NDArray[np.int64] = greedy_action(q).cpu().numpy()
+            action: NDArray[np.int64] = greedy_action(self._q(obs)).cpu().numpy()
         return action
+
+    def _q(self, obs: NDArray[Any]) -> Tensor:
+        q: Tensor = self._network(torch.from_numpy(obs).to(self._device))
+        return q

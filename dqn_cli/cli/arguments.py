@@ -14,12 +14,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from dqn_cli.cli.paths import choices
+from dqn_cli.cli.paths import choices, in_short
 from dqn_cli.config import CHOICES
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import SECTIONS, SETTINGS, check_key, similar_settings, suggestion
 
-GROUPS = ("env", *CHOICES, "family", "experiment")
+GROUPS = (*CHOICES, "family", "experiment")
 OWN_FLAGS = ("--list",)
 _POWER_OF_TEN = re.compile(r"(?<![\w.])\d+(?:\.\d+)?[eE]\+?\d+(?![\w.])")
 
@@ -156,7 +156,7 @@ def _check_override(override: Override, sweeping: bool) -> None:
     for key in keys(override):
         group, _, leaf = key.partition(".")
         if key in GROUPS and not override.is_sweep_override() and not isinstance(override.value(), str):
-            raise ConfigError(f"{text}: {key} takes one name; write one of {', '.join(choices(key))}")
+            raise ConfigError(f"{text}: {key} takes one name; write one of {in_short(choices(key))}")
         if key in GROUPS or key.startswith("env.kwargs."):
             continue
         if leaf == "name" and group in CHOICES:

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dqn_cli.config import EvalConfig
+from dqn_cli.cli import protocols
+from dqn_cli.config import Config, EvalConfig
+from dqn_cli.envs import atari_scores
 from dqn_cli.errors import writing
 from dqn_cli.training.manifest import versions
+from dqn_cli.validate import plain
 
 if TYPE_CHECKING:
     from dqn_cli.training.evaluator import EvalResult
@@ -17,28 +20,48 @@ if TYPE_CHECKING:
 def result_folder(checkpoint: Path, settings: EvalConfig) -> Path:
     """`out=`, or a folder of the run named after what determines the result. Made now, before time is spent."""
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    how = f"seed-{settings.seed}_epsilon-{settings.epsilon:g}_episodes-{settings.episodes}"
+    protocol = "" if settings.protocol == "greedy" else f"{settings.protocol}_"
+    how = f"{protocol}seed-{settings.seed}_epsilon-{settings.epsilon:g}_episodes-{settings.episodes}"
     folder = run / "eval" / f"{checkpoint.name}_{how}" if settings.out is None else Path(settings.out)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def facts(checkpoint: Path, step: int, env_id: str, settings: EvalConfig, result: EvalResult) -> dict[str, Any]:
-    """The content of `eval.json`."""
+def facts(checkpoint: Path, step: int, config: Config, settings: EvalConfig, result: EvalResult) -> dict[str, Any]:
+    """The content of `eval.json`; `config.env` is the environment that was played."""
     return {
         "return_mean": result.mean,
         "return_sd": result.sd,
         "return_median": result.median,
         "return_interval": list(result.interval),
+        **_human_normalized(config.env.id, result.mean),
         "episodes": len(result.scores),
         "seed": settings.seed,
+        "protocol": settings.protocol,
         "epsilon": settings.epsilon,
         "num_envs": settings.num_envs,
         "checkpoint": checkpoint.name,
         "step": step,
-        "env": env_id,
+        "env": config.env.id,
+        "env_rules": plain(config)["env"],
+        "notes": protocols.differences(settings.protocol, config.env),
         "versions": versions(),
+    }
+
+
+def _human_normalized(env_id: str, score: float) -> dict[str, Any]:
+    """The mean in percent of a human's, with what it was compared with; empty for a game that has no such numbers."""
+    reference = atari_scores.REFERENCES.get(env_id)
+    if reference is None:
+        return {}
+    return {
+        "human_normalized_percent": reference.normalized(score),
+        "human_normalized_by": {
+            "random": reference.random,
+            "human": reference.human,
+            "source": atari_scores.SOURCE,
+        },
     }
 
 
@@ -51,8 +74,8 @@ def write_files(folder: Path, content: dict[str, Any], result: EvalResult) -> No
         (folder / "eval.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def table(content: dict[str, Any], result: EvalResult, checkpoint: Path, note: str, folder: Path) -> str:
-    """The result for people."""
+def table(content: dict[str, Any], result: EvalResult, checkpoint: Path, note: str, written: dict[str, str]) -> str:
+    """The result for people; `written`: what was made, and where it lies."""
     low, high = result.interval
     digits = 3 if max(map(abs, result.scores)) < 10 else 2  # success rates need one more
 
@@ -63,12 +86,26 @@ def table(content: dict[str, Any], result: EvalResult, checkpoint: Path, note: s
         "checkpoint": f"{checkpoint}{note}",
         "step": f"{content['step']:,}",
         "environment": content["env"],
+        "protocol": protocols.shown(content["protocol"], content["env_rules"]),
+        "note": "; ".join(content["notes"]),
         "episodes": f"{content['episodes']} (seed {content['seed']}, epsilon {content['epsilon']:g})",
         "mean": number(result.mean),
         "sd": number(result.sd),
         "median": number(result.median),
         "95% interval": f"{number(low)} to {number(high)}",
         "min, max": f"{number(min(result.scores))}, {number(max(result.scores))}",
-        "written": f"{folder}/eval.json",
+        "human-normalized": _percent(content),
+        **written,
     }
-    return "\n".join(f"{name:<13}{value}" for name, value in rows.items())
+    rows = {name: value for name, value in rows.items() if value}
+    width = max(map(len, rows)) + 1
+    return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items())
+
+
+def _percent(content: dict[str, Any]) -> str:
+    """The human-normalized score and what it means; empty for a game without one."""
+    if "human_normalized_percent" not in content:
+        return ""
+    by = content["human_normalized_by"]
+    meaning = f"random {by['random']:g}, human {by['human']:g}: {by['source']}"
+    return f"{content['human_normalized_percent']:,.1f} % ({meaning})"

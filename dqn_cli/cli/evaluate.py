@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import dqn_cli
-from dqn_cli.config import DEVICE_FORM, THREADS_FORM, Config, EvalConfig, check_ranges
+from dqn_cli.cli import protocols
+from dqn_cli.cli.protocols import PROTOCOLS
+from dqn_cli.config import (
+    DEVICE_FORM,
+    THREADS_FORM,
+    AtariConfig,
+    Config,
+    Engine,
+    EnvConfig,
+    EvalConfig,
+    GymConfig,
+    check_ranges,
+)
 from dqn_cli.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +36,9 @@ if TYPE_CHECKING:
 # values that are refused before anything is loaded, and what to write instead
 FORMS = {
     "select": (r"best|last|final|[0-9]{1,18}", "best, last, final or a step"),
+    "protocol": ("|".join(PROTOCOLS), f"one of {', '.join(PROTOCOLS)}"),
     "render": ("human", "human"),
+    "video": (r"(?is)(.*/)?[^/]+\.(mp4|webm|gif)", "a file's name that ends in .mp4, .webm or .gif"),
     "device": (DEVICE_FORM, "auto, cpu, or the name of a device"),
     "threads": (THREADS_FORM, "auto or a number"),
 }
@@ -42,19 +57,19 @@ def main(argv: list[str]) -> int:
 
 def usage() -> str:
     """One screen of help."""
+    settings = []
+    for f in fields(EvalConfig):
+        settings.append(f"  {f'{f.name}={_default(f)}':<18}{f.metadata['text']}")
+        if f.name == "protocol":
+            settings += [f"{'':<20}{name:<10}{protocol.text}" for name, protocol in PROTOCOLS.items()]
     lines = [
-        "usage: dqn-eval [checkpoint=]FOLDER [key=value ...]",
-        "",
+        "usage: dqn-eval [checkpoint=]FOLDER [key=value ...] | --help | --version",
         "Play episodes with the policy of a checkpoint, or of a run folder's best one, and write eval.json.",
         "",
-        *(f"  {f'{f.name}={_default(f)}':<20}{f.metadata['text']}" for f in fields(EvalConfig)),
+        *settings,
         "",
-        "  --version           print the version",
-        "",
-        "examples",
-        "  dqn-eval runs/my_run",
-        "  dqn-eval checkpoint=runs/my_run select=final episodes=20 epsilon=0.05 seed=7",
-        "  dqn-eval checkpoint=runs/my_run/checkpoints/best-000030000 render=human episodes=3",
+        "  dqn-eval runs/my_run select=final episodes=20 epsilon=0.05 seed=7",
+        "  dqn-eval runs/my_run/checkpoints/best-000030000 protocol=nature video=game.mp4",
     ]
     return "\n".join(lines)
 
@@ -85,9 +100,29 @@ def parse(argv: list[str]) -> tuple[EvalConfig, set[str]]:
         raise ConfigError("checkpoint= is missing; write checkpoint=<run folder or checkpoint folder>")
     settings = EvalConfig(**given)
     check_ranges(settings)
-    if settings.render and settings.num_envs != 1 and "num_envs" in given:
-        raise ConfigError(f"num_envs={settings.num_envs} would do nothing: render=human shows one; remove it")
+    _refuse_contradictions(settings, given.keys())
+    protocol = PROTOCOLS[settings.protocol]
+    if "episodes" not in given:
+        settings.episodes = protocol.episodes if settings.video is None else 1
+    if protocol.epsilon is not None and "epsilon" not in given:
+        settings.epsilon = protocol.epsilon
+    if settings.render or settings.video:
+        settings.num_envs = 1
     return settings, set(given)
+
+
+def _refuse_contradictions(settings: EvalConfig, given: Collection[str]) -> None:
+    """Raise `ConfigError` for settings that do not go together."""
+    if "epsilon" in given and settings.protocol != "greedy":
+        raise ConfigError(
+            f"epsilon={settings.epsilon:g} contradicts protocol={settings.protocol}, which has its own; "
+            "remove one of them"
+        )
+    if settings.render and settings.video:
+        raise ConfigError(f"render=human and video={settings.video} cannot both be had; remove one of them")
+    shows_one = "render=human" if settings.render else "a video" if settings.video else None
+    if shows_one and settings.num_envs != 1 and "num_envs" in given:
+        raise ConfigError(f"num_envs={settings.num_envs} would do nothing: {shows_one} shows one; remove it")
 
 
 def _value(key: str, text: str, hint: Any) -> Any:
@@ -129,20 +164,30 @@ def trusted_config(checkpoint: Checkpoint, folder: Path, module: str | None) -> 
         raise CheckpointError(f"{folder}/config.json: not a run's configuration: {error}") from error
     if ":" in config.env.id:
         raise CheckpointError(f"{folder}/config.json: env.id={config.env.id} would import a module; it is not loaded")
-    if config.env.module is not None and module is None:
-        raise ConfigError(
-            f"the environment comes from the module {config.env.module!r}; "
-            f"if you trust it, write module={config.env.module}"
-        )
-    config.env.module = module
+    if isinstance(config.env, GymConfig):
+        if config.env.module is not None and module is None:
+            raise ConfigError(
+                f"the environment comes from the module {config.env.module!r}; "
+                f"if you trust it, write module={config.env.module}"
+            )
+        config.env.module = module
     return config
+
+
+def _played(settings: EvalConfig, env: EnvConfig) -> EnvConfig:
+    """The environment that is played: under the protocol's rules, and on an engine that can show it if it is shown."""
+    env = protocols.under(settings.protocol, env)
+    if isinstance(env, AtariConfig) and (settings.render or settings.video):
+        env = replace(env, engine=Engine.gymnasium)
+    return env
 
 
 def _evaluate(settings: EvalConfig, given: set[str]) -> None:
     """Find, read, play, print, write."""
-    from dqn_cli.build import evaluate_checkpoint
+    from dqn_cli.build import evaluate_checkpoint, whole_games
     from dqn_cli.cli.eval_report import facts, result_folder, table, write_files
     from dqn_cli.training import checkpoint as checkpoints
+    from dqn_cli.training.plan import make_epsilon
 
     path = Path(settings.checkpoint)
     folder = checkpoints.find(path, settings.select)
@@ -150,6 +195,9 @@ def _evaluate(settings: EvalConfig, given: set[str]) -> None:
         raise ConfigError(f"select={settings.select} would do nothing, {path} is a checkpoint already; remove it")
     checkpoint = checkpoints.read(folder, optimizer=False)
     config = trusted_config(checkpoint, folder, settings.module)
+    config.env = whole_games(_played(settings, config.env))
+    if PROTOCOLS[settings.protocol].epsilon is None:
+        settings.epsilon = make_epsilon(config.exploration)(config.run.total_steps)
     out = result_folder(folder, settings)
     try:
         result = evaluate_checkpoint(checkpoint, config, settings)
@@ -159,7 +207,8 @@ def _evaluate(settings: EvalConfig, given: set[str]) -> None:
             if settings.out is None:
                 out.parent.rmdir()
         raise
-    content = facts(folder, checkpoint.step, config.env.id, settings, result)
+    content = facts(folder, checkpoint.step, config, settings, result)
     write_files(out, content, result)
     no_best = folder != path and settings.select == "best" and not folder.name.startswith("best-")
-    print(table(content, result, folder, " (the run has no best one)" if no_best else "", out))
+    written = {"written": f"{out}/eval.json", "video": settings.video or ""}
+    print(table(content, result, folder, " (the run has no best one)" if no_best else "", written))

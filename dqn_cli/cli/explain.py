@@ -7,9 +7,10 @@ import re
 from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from dqn_cli.cli.paths import in_short
 from dqn_cli.config import CHOICES
 from dqn_cli.errors import ConfigError
-from dqn_cli.validate import check_key, suggestion, wrong_value
+from dqn_cli.validate import ENV_KINDS, SETTINGS, check_key, suggestion, wrong_value
 
 # what Hydra's own plugins are called on the command line, and where they come from
 PLUGINS = {
@@ -33,6 +34,8 @@ def explain(error: Exception) -> ConfigError:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_choice(error)
     text = str(error).splitlines()
+    if (file := re.match(r"In '(.+)': ", text[0])) and isinstance(error.__context__, ConfigKeyError):
+        return _key_of_file(file[1], error.__context__, text)
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         return _key(cause, text)
@@ -43,15 +46,27 @@ def explain(error: Exception) -> ConfigError:
 
 
 def _unknown_choice(error: MissingConfigException) -> ConfigError:
-    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    file = str(error.missing_cfg_file)
+    group, _, name = file.partition("/") if file.startswith("env/") else file.rpartition("/")
     if not group:
         return ConfigError(f"--config-name {name} is not in the search path; see dqn-train --info searchpath")
     plugins = PLUGINS.get(group, {})
     if name in plugins:
         return ConfigError(f"{group}={name} is not installed; write pip install {plugins[name]}")
     options = [*(error.options or []), *plugins]
-    meant = suggestion(name, options) or f"; write one of {', '.join(options)}"
+    # Gymnasium's ids too
+    bare = re.sub(r"^ALE/|((NoFrameskip|Deterministic|-ram)*-v\d+)$", "", name) if group == "env" else name
+    meant = suggestion(bare, options) or f"; write one of {in_short(options)}"
     return ConfigError(f"unknown {group} {name}{meant}")
+
+
+def _key_of_file(file: str, cause: ConfigKeyError, text: list[str]) -> ConfigError:
+    """A file, such as a preset's, that sets what a choice of this run does not have."""
+    key = str(cause.full_key)
+    if file.startswith("experiment/") and key.startswith("env.") and key in SETTINGS:
+        kind = ENV_KINDS[next(iter(SETTINGS[key]))]
+        return ConfigError(f"{file} is a preset for {kind}; leave out env=... or write one of those (--list envs)")
+    return ConfigError(f"{file}: {_key(cause, text)}")
 
 
 def _key(cause: OmegaConfBaseException, text: list[str]) -> ConfigError:

@@ -13,12 +13,13 @@ from typing import Any
 import omegaconf
 
 import dqn_cli
-from dqn_cli.cli.paths import choices, conf_dir
+from dqn_cli.cli.paths import choices, conf_dir, in_short
 from dqn_cli.config import CHOICES, Range
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import SETTINGS, check_key, suggestion
 
 GROUPS = ("env", "variant", "network", "replay", "exploration", "optimizer", "experiment")
+ENV_KINDS = {"gym": "other environments", "atari": "Atari games"}
 MIN_COLUMNS = 40
 LISTS = {f"{group}s": group for group in GROUPS} | {"settings": ""}
 
@@ -35,9 +36,26 @@ usage: dqn-train [-m] [KEY=VALUE ...]
 --help KEY        a setting, or a group such as run
 --cfg job         print the configuration and stop
 --info defaults   print the files that it is made of
--sc install=bash  shell completion, to be run as
-                  eval "$(dqn-train -sc install=bash)"
+{completion}
 --version         print the version"""
+
+PLAN_OVERVIEW = """\
+usage: dqn-plan [-m] [--no-probe] [KEY=VALUE ...]
+  dqn-plan experiment=dopamine env=Pong
+  dqn-plan --no-probe env=Taxi variant=qlearning run.total_steps=1e5
+  dqn-plan -m variant=tdqn,ddqn num_envs=1,8      (a sweep)
+
+What dqn-train would do with the same arguments, without doing it: each setting
+and where its value comes from, updates, target syncs, epsilon, memory, disk,
+parameters, the time that it would take, and what was clipped. What dqn-train
+refuses is refused in the same words. Nothing is written.
+
+-m, --multirun    a line for every combination of a,b,c, without their time
+--no-probe        do not try for some seconds how fast it runs: an answer at
+                  once, but device, threads and init_from are not tried either
+--version         print the version
+
+Settings, lists and all the rest are those of dqn-train: see dqn-train --help"""
 
 
 def version(program: str) -> str:
@@ -48,10 +66,11 @@ def version(program: str) -> str:
 def overview(columns: int | None = None) -> str:
     """The help: what can be written, on one screen."""
     columns = max(columns or shutil.get_terminal_size().columns, MIN_COLUMNS)
-    groups = [_hanging(f"{group}=", " ".join(choices(group)), columns, 13) for group in GROUPS]
+    groups = [_hanging(f"{group}=", in_short(choices(group), " "), columns, 13) for group in GROUPS]
     groups.append(_hanging("settings", "run.total_steps optimizer.lr discount seed ... (--list settings)", columns, 13))
     lists = textwrap.indent(textwrap.fill(", ".join(LISTS), columns - 18), " " * 18).lstrip()
-    return OVERVIEW.format(groups="\n".join(groups), lists=lists)
+    completion = _hanging("-sc install=bash", 'shell completion: eval "$(dqn-train -sc install=bash)"', columns, 18)
+    return OVERVIEW.format(groups="\n".join(groups), lists=lists, completion=completion)
 
 
 def listing(what: str) -> str:
@@ -72,7 +91,8 @@ def setting(topic: str) -> str:
     lists = [f"{topic}={name}" for name in choices(topic)] if topic in (*GROUPS, "family") else []
     if not chosen and not lists:
         check_key(topic, {})
-    head = [_hanging(f"{topic}=", " ".join(choices(topic)), shutil.get_terminal_size().columns, 13)] if lists else []
+    columns = shutil.get_terminal_size().columns
+    head = [_hanging(f"{topic}=", in_short(choices(topic), " "), columns, 13)] if lists else []
     return "\n".join([*head, *_settings(chosen), *(["", _note()] if chosen else [])])
 
 
@@ -92,7 +112,8 @@ def _settings(keys: Iterable[str]) -> Iterator[str]:
             owners.setdefault(f"{_values(f)}  {f.metadata['text']}", []).append(choice)
         for text, having in owners.items():
             everywhere = having == [""] or having == [*CHOICES[key.partition(".")[0]]]
-            yield _hanging(key, text if everywhere else f"{text} ({', '.join(having)})", columns, 30)
+            named = [ENV_KINDS.get(choice, choice) for choice in having]
+            yield _hanging(key, text if everywhere else f"{text} ({', '.join(named)})", columns, 30)
 
 
 def _values(f: Field[Any]) -> str:
@@ -109,7 +130,7 @@ def _values(f: Field[Any]) -> str:
 
 def _about(group: str, name: str) -> str:
     """A choice in one line: its dataclass's docstring, else the comment at the head of its file."""
-    if group in CHOICES:
+    if group in CHOICES and group != "env":
         return str(CHOICES[group][name].__doc__).splitlines()[0]
     head = re.search(r"^# (?!@)(.*)$", (conf_dir() / group / f"{name}.yaml").read_text(), re.MULTILINE)
     return head[1] if head else ""

@@ -36,14 +36,19 @@ def overrides_of(hydra: Any) -> list[str]:
     return cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False))
 
 
-def load(composed: DictConfig, overrides: list[str]) -> tuple[Config, list[str]]:
-    """The configuration that Hydra composed, checked to the last rule, and the notices. Raises user errors."""
+def read(composed: DictConfig) -> Config:
+    """The configuration that Hydra composed, as it was written: typed, but held against no rule. Raises user errors."""
     try:
         ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         data = OmegaConf.to_container(ours, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise wrong_value(error, error.full_key or "configuration") from None
-    config = typed(cast(dict[str, Any], data))
+    return typed(cast(dict[str, Any], data))
+
+
+def load(composed: DictConfig, overrides: list[str]) -> tuple[Config, list[str]]:
+    """The configuration that Hydra composed, checked to the last rule, and the notices. Raises user errors."""
+    config = read(composed)
     _, notices = preflight(config, typed_keys(overrides))
     return config, notices
 

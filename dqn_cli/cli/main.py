@@ -21,20 +21,44 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
     return _guarded("dqn-eval", _evaluate, sys.argv[1:] if argv is None else [*argv])
 
 
+def plan(argv: Sequence[str] | None = None) -> int:
+    """`dqn-plan`: the exit code."""
+    return _guarded("dqn-plan", _plan, sys.argv[1:] if argv is None else [*argv])
+
+
 def _train(argv: list[str]) -> int:
     from dqn_cli.cli import help as texts
 
+    if _answered(argv, "dqn-train", texts.overview):
+        return 0
+    from dqn_cli.cli.hydra_app import launch
+
+    return launch(argv)
+
+
+def _plan(argv: list[str]) -> int:
+    from dqn_cli.cli import help as texts
+
+    if _answered(argv, "dqn-plan", lambda: texts.PLAN_OVERVIEW):
+        return 0
+    from dqn_cli.cli.plan import main
+
+    return main(argv)
+
+
+def _answered(argv: list[str], program: str, overview: Callable[[], str]) -> bool:
+    """Answer what needs no Hydra; whether there was such a question."""
+    from dqn_cli.cli import help as texts
+
     if "--version" in argv:
-        print(texts.version("dqn-train"))
+        print(texts.version(program))
     elif topic := _after(argv, "--help", "-h"):
-        print(texts.overview() if topic == [""] else texts.setting(topic[0]))
+        print(overview() if topic == [""] else texts.setting(topic[0]))
     elif topic := _after(argv, "--list"):
         print(texts.listing(topic[0]))
     else:
-        from dqn_cli.cli.hydra_app import launch
-
-        return launch(argv)
-    return 0
+        return False
+    return True
 
 
 def _after(argv: list[str], *flags: str) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Collection
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from dqn_cli.errors import ConfigError, StorageError
@@ -23,8 +25,24 @@ def conf_dir() -> Path:
 
 
 def choices(group: str) -> list[str]:
-    """The names that can stand after `group=`, except `env=gym` last, in the order of the alphabet."""
-    return sorted((file.stem for file in (conf_dir() / group).glob("*.yaml")), key=lambda name: (name == "gym", name))
+    """The names that can stand after `group=`, in the order of the alphabet; of `env`, last: gym, then Atari games."""
+    last = atari_games() if group == "env" else frozenset()
+    names = (file.stem for file in (conf_dir() / group).glob("*.yaml"))
+    return sorted(names, key=lambda name: (name in last, name == "gym", name))
+
+
+@cache
+def atari_games() -> frozenset[str]:
+    """The choices of `env` that are Atari games, as their files say."""
+    files = (conf_dir() / "env").glob("*.yaml")
+    return frozenset(file.stem for file in files if "/schema/env@env: atari" in file.read_text())
+
+
+def in_short(names: Collection[str], separator: str = ", ") -> str:
+    """All `names`, except that Atari games, too many for a line, are counted."""
+    games = atari_games().intersection(names)
+    line = separator.join(name for name in names if name not in games)
+    return f"{line} and {len(games)} Atari games: Pong ... (--list envs)" if games else line
 
 
 def env_folder(env: str, env_id: str) -> str:

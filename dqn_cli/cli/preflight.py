@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from pathlib import Path
 
 import psutil
 
 from dqn_cli.config import Config, MlpConfig, QlearningConfig, TableConfig, TdqnConfig, UniformConfig
-from dqn_cli.envs.make import EnvFacts, describe
+from dqn_cli.envs.lanes import describe
+from dqn_cli.envs.make import EnvFacts
 from dqn_cli.errors import CheckpointError, ConfigError
+from dqn_cli.networks.shapes import parameter_shapes
 from dqn_cli.replay.size import replay_bytes
 from dqn_cli.settle import Typed, settle
 
@@ -44,10 +45,10 @@ def _check_table(config: Config, facts: EnvFacts) -> None:
 def _check_network(config: Config, facts: EnvFacts) -> None:
     """Weights that no checkpoint could hold are refused before they are made."""
     network = config.network
+    shapes = parameter_shapes(network, facts.spec, facts.num_actions)
     if not isinstance(network, MlpConfig):
         return
-    units = [math.prod(facts.spec.obs_shape), *network.hidden, facts.num_actions]
-    weights = sum((inputs + 1) * outputs for inputs, outputs in pairwise(units))
+    weights = sum(map(math.prod, shapes))
     copies = 2 if isinstance(config.variant, TdqnConfig) else 1
     if (needed := 4 * copies * weights) > MAX_MODEL_BYTES:
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Discrete, Space
 
-from dqn_cli.config import EnvConfig
+from dqn_cli.config import GymConfig
 from dqn_cli.envs.spaces import action_range, observer
 from dqn_cli.errors import ConfigError, EnvironmentFault
 from dqn_cli.types import ObsSpec
@@ -24,6 +25,9 @@ DEFAULT_TIME_LIMIT_STEPS = 10_000
 
 # words of Gymnasium's message, and our extra that brings what it misses; box2d first, it brings pygame as well
 _EXTRAS = {"box2d": "box2d", "pygame": "render"}
+
+
+SeedOf = Callable[[int, int], int | None]  # (lane, episode) -> seed of that episode, None to go on without
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,10 @@ class EnvFacts:
     discrete: bool
     time_limit_steps: int
     notices: list[str]
+    frame_skip: int | None = None  # emulator frames per step, of an Atari game
 
 
-def describe(config: EnvConfig) -> EnvFacts:
+def describe_gym(config: GymConfig) -> EnvFacts:
     """Make one environment, look at it, close it. Raises `ConfigError` where an agent could not use it."""
     env = make_env(config)
     try:
@@ -51,7 +56,7 @@ def describe(config: EnvConfig) -> EnvFacts:
     return EnvFacts(spec, num_actions, isinstance(space, Discrete), limit, notices)
 
 
-def make_env(config: EnvConfig, render: str | None = None) -> gymnasium.Env[Any, Any]:
+def make_env(config: GymConfig, render: str | None = None) -> gymnasium.Env[Any, Any]:
     """The environment behind `config`, always with a time limit.
 
     Raises `ConfigError` for an unknown id, module or argument and for a missing extra, `EnvironmentFault` where the
@@ -89,7 +94,7 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
-def _registered(config: EnvConfig) -> EnvSpec:
+def _registered(config: GymConfig) -> EnvSpec:
     """The registry's entry for the configured id. Nothing but the module that the user named is imported for it."""
     if ":" in config.id:
         module, _, name = config.id.partition(":")
@@ -123,7 +128,7 @@ def _advice(env_id: str) -> str:
     return f"did you mean {close[0]}?" if close else "env.module=... names the Python module that registers it"
 
 
-def _time_limit(config: EnvConfig, registered: EnvSpec) -> tuple[int, list[str]]:
+def _time_limit(config: GymConfig, registered: EnvSpec) -> tuple[int, list[str]]:
     for limit in (config.time_limit_steps, registered.max_episode_steps):
         if limit is not None:
             return limit, []
@@ -134,9 +139,10 @@ def _time_limit(config: EnvConfig, registered: EnvSpec) -> tuple[int, list[str]]
     return DEFAULT_TIME_LIMIT_STEPS, [notice]
 
 
-def _check_arguments(config: EnvConfig, registered: EnvSpec, render: str | None) -> None:
+def _check_arguments(config: GymConfig, registered: EnvSpec, render: str | None) -> None:
     entry = registered.entry_point
     constructor: Any = load_env_creator(entry) if isinstance(entry, str) else entry
+    _check_render(config, getattr(constructor, "metadata", None), render)
     parameters = inspect.signature(constructor).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
@@ -148,3 +154,11 @@ def _check_arguments(config: EnvConfig, registered: EnvSpec, render: str | None)
             )
     if render and "render_mode" not in parameters:
         raise ConfigError(f"render={render}: {config.id} has no argument render_mode, it cannot be shown")
+
+
+def _check_render(config: GymConfig, metadata: Any, render: str | None) -> None:
+    if render is None or not isinstance(metadata, dict):  # a function or a wrapper does not say
+        return
+    modes = metadata.get("render_modes") or []
+    if render not in modes and "rgb_array" not in modes:  # from pictures Gymnasium makes a window
+        raise ConfigError(f"render={render}: {config.id} cannot be shown so, its render_modes are {modes or 'none'}")

@@ -32,24 +32,25 @@ def brief(value: Any) -> str:
 def observer(env_id: str, space: Any, stack: int) -> tuple[ObsSpec, Write]:
     """The shape of a frame, and the function that fills it from an observation.
 
-    Numbers become float32, except that bytes (a uint8 Box) stay bytes; discrete parts become one-hot.
+    Numbers become float32 in a row, discrete parts become one-hot; bytes (a uint8 Box, such as an image) stay as they are.
     Raises `ConfigError` for a space without a fixed number of numbers.
     """
     try:
         if isinstance(space, spaces.Box) and space.dtype == np.uint8:
-            (size, write), dtype = _bytes(space), "uint8"
+            shape, write, dtype = space.shape, _bytes(space), "uint8"
         else:
             (size, write), dtype = _writer(space), "float32"
+            shape = (size,)
     except _Unsupported as part:
         raise ConfigError(
             f"env.id={env_id}: observations of {brief(part.args[0])} have no fixed size; "
             "write a wrapper that returns Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
         ) from None
-    if size == 0:
+    if 0 in shape:
         raise ConfigError(
             f"env.id={env_id}: an observation of {brief(space)} is empty; it must hold at least one number"
         )
-    return ObsSpec((size,), dtype, stack), write
+    return ObsSpec(shape, dtype, stack), write
 
 
 def action_range(env_id: str, space: Any) -> tuple[int, int]:
@@ -95,13 +96,13 @@ def _copy(value: Any, shape: tuple[int, ...], out: Frame, casting: Any) -> None:
         raise Misfit(f"{_seen(value)}, which does not convert to {out.dtype}") from None
 
 
-def _bytes(space: spaces.Box) -> tuple[int, Write]:
+def _bytes(space: spaces.Box) -> Write:
     shape = space.shape
 
     def write(value: Any, out: Frame) -> None:
-        _copy(value, shape, out, "safe")  # 300 must not wrap around to 44
+        _copy(value, shape, out.reshape(-1), "safe")  # 300 must not wrap around to 44
 
-    return prod(shape), write
+    return write
 
 
 def _numbers(space: spaces.Box | spaces.MultiBinary) -> tuple[int, Write]:

@@ -14,12 +14,16 @@ from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
 from dqn_cli.config import EnvConfig
-from dqn_cli.envs.make import make_env, missing_dependency, one_line
+from dqn_cli.envs.make import SeedOf, make_env, missing_dependency, one_line
 from dqn_cli.envs.spaces import Frame, Misfit, Write, action_range, brief, observer
 from dqn_cli.errors import EnvironmentFault, NumericalError, UserError
 from dqn_cli.types import EpisodeStats, StepResult
 
-SeedOf = Callable[[int, int], int | None]  # (lane, episode) -> seed of that episode, None to go on without
+TERMINAL = "dqn_cli/terminal"  # true in `info`: the end of an episode for learning, while the environment goes on
+DEFAULT_FPS = 30.0
+
+MakeEnv = Callable[[Any, str | None], gymnasium.Env[Any, Any]]  # (configuration, render)
+Picture = NDArray[np.uint8]
 
 
 class GymLanes:
@@ -27,17 +31,31 @@ class GymLanes:
 
     Observations, rewards and ends are checked at every step; `EnvironmentFault` (wrong type or shape, an exception of
     the environment's own) and `NumericalError` (reward NaN or infinite) name lane, episode and step, where step 0 is
-    the reset. With `render` lane 0 is shown.
+    the reset. With `render` lane 0 is shown: "human" in a window, "rgb_array" by `pictures`, of which `fps` make a
+    second. `action_names` are for people.
     """
 
-    def __init__(self, config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | None = None) -> None:
+    def __init__(
+        self,
+        config: EnvConfig,
+        num_envs: int,
+        seed_of: SeedOf,
+        render: str | None = None,
+        make: MakeEnv = make_env,
+    ) -> None:
         self.num_envs = num_envs
         with ExitStack() as stack:  # closes what was made if the next one cannot be
-            envs = [stack.enter_context(closing(make_env(config, render if i == 0 else None))) for i in range(num_envs)]
+            envs = [stack.enter_context(closing(make(config, render if i == 0 else None))) for i in range(num_envs)]
             self.spec, write = observer(config.id, envs[0].observation_space, config.frame_stack)
             self.num_actions, first_action = action_range(config.id, envs[0].action_space)
             stack.pop_all()
-        self._lanes = [_Lane(config.id, i, env, write, first_action) for i, env in enumerate(envs)]
+        self.fps = float(envs[0].metadata.get("render_fps") or DEFAULT_FPS)
+        self.action_names = _action_names(envs[0], self.num_actions)
+        self._lanes = [
+            _Lane(config.id, i, env, write, first_action, keeps_pictures=render == "rgb_array" and i == 0)
+            for i, env in enumerate(envs)
+        ]
+        self._pictures: list[Picture] = []
         self._seed_of = seed_of
         self._actions: list[int] | None = None
         # two of each, used in turn: a result stays valid while the next one is made
@@ -57,6 +75,7 @@ class GymLanes:
         _, frames = self._buffers[0]
         for lane in self._lanes:
             self._begin(lane, 0, frames)
+        self._pictures = self._lanes[0].take_pictures()
         return frames
 
     def send(self, actions: NDArray[np.int64]) -> None:
@@ -78,13 +97,14 @@ class GymLanes:
         ended: list[_Lane] = []
         for lane, action in zip(self._lanes, actions, strict=True):
             i = lane.index
-            reward, terminated, truncated = lane.step(action, result.next_frame[i])
+            reward, terminated, truncated, terminal = lane.step(action, result.next_frame[i])
             result.reward[i] = reward
-            result.terminated[i] = terminated
+            result.terminated[i] = terminated or terminal
             result.truncated[i] = truncated
             result.first[i] = over = terminated or truncated
             if over:
                 ended.append(lane)
+        self._pictures += self._lanes[0].take_pictures()
         result.episodes = [lane.stats() for lane in ended]
         result.frame = result.next_frame
         if ended:
@@ -96,6 +116,16 @@ class GymLanes:
 
     def _begin(self, lane: _Lane, episode: int, frames: Frame) -> None:
         lane.reset(episode, self._seed_of(lane.index, episode), frames[lane.index])
+
+    def pictures(self) -> list[Picture]:
+        """What lane 0 showed since the last call, each `[height, width, 3]`; nothing without `render="rgb_array"`.
+
+        One picture per step and at an episode's start, of an Atari game every frame of the emulator. After `reset`
+        they are the start of episode 0, after `recv` those of the step; the start of the episode that follows comes
+        with its first step.
+        """
+        pictures, self._pictures = self._pictures, []
+        return pictures
 
     def close(self) -> None:
         """Release what the environments hold."""
@@ -110,10 +140,19 @@ _TRUTH = (bool, np.bool_, int, np.integer)
 class _Lane:
     """One environment, the episode that it is in, and the checks on all that it returns."""
 
-    def __init__(self, env_id: str, index: int, env: gymnasium.Env[Any, Any], write: Write, first_action: int) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        index: int,
+        env: gymnasium.Env[Any, Any],
+        write: Write,
+        first_action: int,
+        keeps_pictures: bool,
+    ) -> None:
         self.index = index
         self.episode, self.length, self.score = 0, 0, 0.0
         self._id, self._env, self._write, self._first_action = env_id, env, write, first_action
+        self._keeps_pictures, self._pictures = keeps_pictures, list[Picture]()
 
     def reset(self, episode: int, seed: int | None, out: Frame) -> None:
         self.episode, self.length, self.score = episode, 0, 0.0
@@ -122,11 +161,13 @@ class _Lane:
         except Exception as error:
             raise self._raised("reset", error) from error
         self._observe(observation, out)
+        if self._keeps_pictures:
+            self._pictures = self._render()
 
-    def step(self, action: int, out: Frame) -> tuple[float, bool, bool]:
+    def step(self, action: int, out: Frame) -> tuple[float, bool, bool, bool]:
         self.length += 1
         try:
-            observation, reward, terminated, truncated, _ = self._env.step(action + self._first_action)
+            observation, reward, terminated, truncated, info = self._env.step(action + self._first_action)
         except Exception as error:
             raise self._raised("step", error) from error
         self._observe(observation, out)
@@ -138,7 +179,14 @@ class _Lane:
             ends = f"terminated is {brief(terminated)} and truncated {brief(truncated)}"
             raise EnvironmentFault(self._at(f"{ends}, both must be true or false"))
         self.score += float(reward)
-        return float(reward), bool(terminated), bool(truncated)
+        if self._keeps_pictures:
+            self._pictures += self._render()
+        terminal = isinstance(info, dict) and info.get(TERMINAL) is True
+        return float(reward), bool(terminated), bool(truncated), terminal
+
+    def take_pictures(self) -> list[Picture]:
+        pictures, self._pictures = self._pictures, []
+        return pictures
 
     def stats(self) -> EpisodeStats:
         return EpisodeStats(self.index, self.episode, self.score, self.length)
@@ -153,6 +201,20 @@ class _Lane:
         except Misfit as misfit:
             raise EnvironmentFault(self._at(f"observation is {misfit}")) from misfit
 
+    def _render(self) -> list[Picture]:
+        try:
+            shown = self._env.render()
+        except Exception as error:
+            raise self._raised("render", error) from error
+        pictures = shown if isinstance(shown, list) else [shown]
+        for picture in pictures:
+            if not isinstance(picture, np.ndarray):
+                raise EnvironmentFault(self._at(f"render returned {brief(picture)}, not an array"))
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                text = f"render returned an array of shape {picture.shape} and type {picture.dtype}"
+                raise EnvironmentFault(self._at(f"{text}, not (height, width, 3) of uint8"))
+        return [np.array(picture) for picture in pictures]  # copies: some draw into the same array again
+
     def _raised(self, call: str, error: Exception) -> UserError:
         if isinstance(error, DependencyNotInstalled):  # rendering is set up late, at the first frame shown
             return missing_dependency(self._id, error)
@@ -160,3 +222,8 @@ class _Lane:
 
     def _at(self, text: str) -> str:
         return f"env {self._id}: {text} (lane {self.index}, episode {self.episode}, step {self.length})"
+
+
+def _action_names(env: gymnasium.Env[Any, Any], number: int) -> list[str]:
+    meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    return [str(name) for name in meanings()] if meanings else [str(action) for action in range(number)]

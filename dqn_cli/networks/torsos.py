@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dqn_cli.config import CnnConfig
+from dqn_cli.networks.shapes import cnn_shapes
 from dqn_cli.types import ObsSpec
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -43,3 +45,40 @@ class Mlp(nn.Module):
         for layer in self.layers:
             x = self._activation(layer(x))
         return x
+
+
+class PixelConv2d(nn.Conv2d):
+    """A convolution of pixels 0 ... 255, scaled to [0, 1] by way of the weights: there are fewer of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of float32 [B, C, H, W]; bias and stride as configured, no padding."""
+        return F.conv2d(x, self.weight * (1 / 255), self.bias, self.stride)
+
+
+class Cnn(nn.Module):
+    """Convolutions over a stack of images, then a fully connected layer: obs [B, *obs_shape] -> [B, features].
+
+    Images are [H, W] or [H, W, C]; the channels of all images of a stack lie side by side. Pixels go into the first
+    convolution as they are: bytes are scaled to [0, 1] by its weights. Raises `ConfigError` where the observation is
+    not an image, or too small.
+    """
+
+    def __init__(self, spec: ObsSpec, config: CnnConfig) -> None:
+        super().__init__()
+        *shapes, features = cnn_shapes(spec, config)
+        self.features = config.units
+        self._colored = len(spec.frame_shape) == 3
+        self.convolutions = nn.ModuleList(
+            (PixelConv2d if i == 0 and spec.dtype == "uint8" else nn.Conv2d)(shapes[i][0], channels, kernel, stride)
+            for i, (channels, kernel, stride) in enumerate(config.convolutions)
+        )
+        self.hidden = nn.Linear(prod(features), config.units)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Features of a batch of observations."""
+        if self._colored:
+            obs = obs.movedim(-1, -3)  # [B, (stack,) C, H, W]
+        x = obs.reshape(len(obs), -1, *obs.shape[-2:]).to(torch.float32, memory_format=torch.channels_last)
+        for convolution in self.convolutions:
+            x = F.relu(convolution(x))
+        return F.relu(self.hidden(x.flatten(1)))

@@ -1,4 +1,4 @@
-"""Greedy episodes on environments of their own, and what they say about a policy."""
+"""Episodes on environments of their own, and what they say about a policy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dqn_cli.envs.vector import SeedOf
+from dqn_cli.envs.make import SeedOf
 from dqn_cli.seeding import Purpose, integer
 from dqn_cli.training.trainer import Acts, Envs
 from dqn_cli.types import EpisodeStats
@@ -82,25 +82,29 @@ class MakeEnvs(Protocol):
 class Evaluator:
     """Evaluates one actor again and again during a run, on the same seeds or on fresh ones."""
 
-    def __init__(self, make_envs: MakeEnvs, make_actor: Callable[[int], Acts], seed: int, episodes: int):
+    def __init__(
+        self, make_envs: MakeEnvs, make_actor: Callable[[int], Acts], seed: int, episodes: int, epsilon: float = 0.0
+    ):
         self._lanes = min(episodes, 8)
         self._seed = seed
         self._episodes = episodes
+        self._epsilon = epsilon
         self._stream: tuple[Purpose, int] = (Purpose.EVAL_ENV, 0)
         self._envs = make_envs(self._lanes, self._seed_of)
-        self._actor = make_actor(self._lanes)
+        self._make_actor = make_actor
 
     def run(self, check: Callable[[], None]) -> EvalResult:
-        """Greedy episodes on the same seeds each time, so that two policies meet the same episodes."""
+        """Episodes on the same seeds each time, so that two policies meet the same episodes."""
         return self._play((Purpose.EVAL_ENV, 0), check)
 
     def confirm(self, step: int, check: Callable[[], None]) -> EvalResult:
-        """Greedy episodes on seeds that nothing was selected by."""
+        """Episodes on seeds that nothing was selected by."""
         return self._play((Purpose.BEST_ENV, step), check)
 
     def _play(self, stream: tuple[Purpose, int], check: Callable[[], None]) -> EvalResult:
         self._stream = stream
-        return play(self._actor, self._envs, self._episodes, 0.0, check)
+        actor = self._make_actor(self._lanes)  # anew, so that its random actions are the same ones each time
+        return play(actor, self._envs, self._episodes, self._epsilon, check)
 
     def _seed_of(self, lane: int, episode: int) -> int:
         purpose, number = self._stream

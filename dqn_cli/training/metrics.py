@@ -1,6 +1,6 @@
 """The names of all metrics, what they mean, and the files that they go to.
 
-One x axis: steps, agent decisions summed over all environments. `metrics.csv` and `episodes.csv` hold what depends on
+One x axis: steps, agent decisions summed over all environments; frames stand beside them. `metrics.csv` and `episodes.csv` hold what depends on
 the run alone, so equal runs leave equal bytes; wall times go to `timing.csv`. A file only ever holds whole lines.
 """
 
@@ -64,24 +64,28 @@ class Metric(StrEnum):
 
 TIMING = tuple(metric for metric in Metric if metric.group == "speed")
 DETERMINISTIC = tuple(metric for metric in Metric if metric.group != "speed")
+X_AXIS = {
+    "steps": "agent decisions since the start, summed over all environments",
+    "frames": "emulator frames since the start, env.frame_skip times the steps; empty where there is no emulator",
+}
 
 
 def glossary() -> list[tuple[str, str]]:
     """Name and meaning of everything in `metrics.csv` and `timing.csv`, in the order of the columns."""
-    x_axis = ("steps", "agent decisions since the start, summed over all environments")
-    return [x_axis, *((metric.value, metric.text) for metric in Metric)]
+    return [*X_AXIS.items(), *((metric.value, metric.text) for metric in Metric)]
 
 
 class MetricsLog:
     """A run's CSV files, and TensorBoard's event file beside them unless `logger=csv`.
 
-    Every method raises `StorageError` where the disk refuses.
+    `frame_skip` is the number of emulator frames in a step. Every method raises `StorageError` where the disk refuses.
     """
 
-    def __init__(self, run_dir: Path, logger: Logger):
-        self._metrics = _Table(run_dir / "metrics.csv", ["steps", *DETERMINISTIC])
-        self._episodes = _Table(run_dir / "episodes.csv", ["steps", "lane", "episode", "score", "length"])
-        self._timing = _Table(run_dir / "timing.csv", ["steps", *TIMING])
+    def __init__(self, run_dir: Path, logger: Logger, frame_skip: int | None = None):
+        self._metrics = _Table(run_dir / "metrics.csv", [*X_AXIS, *DETERMINISTIC])
+        self._episodes = _Table(run_dir / "episodes.csv", [*X_AXIS, "lane", "episode", "score", "length"])
+        self._timing = _Table(run_dir / "timing.csv", [*X_AXIS, *TIMING])
+        self._frame_skip = frame_skip
         self._steps = 0
         self._events: EventFile | None = None
         if logger is Logger.tensorboard:
@@ -91,7 +95,7 @@ class MetricsLog:
 
     def episode(self, steps: int, stats: EpisodeStats) -> None:
         """A training episode that finished by `steps`; on disk with the next row."""
-        self._episodes.add([steps, stats.lane, stats.episode, stats.score, stats.length])
+        self._episodes.add([*self._x(steps), stats.lane, stats.episode, stats.score, stats.length])
 
     def row(self, steps: int, values: Mapping[str, float]) -> None:
         """A row of `metrics.csv`, empty where `values` has nothing. `KeyError` for a name that is no metric of it."""
@@ -129,11 +133,17 @@ class MetricsLog:
     def _log(self, table: _Table, columns: tuple[Metric, ...], steps: int, values: Mapping[str, float]) -> None:
         if unknown := values.keys() - set(columns):
             raise KeyError(f"no metric called {', '.join(sorted(unknown))}")
-        table.add([steps, *(values.get(metric) for metric in columns)])
+        table.add([*self._x(steps), *(values.get(metric) for metric in columns)])
         table.flush()
         self._steps = steps
         if self._events:
-            self._events.scalars(steps, {metric.tag: values[metric] for metric in columns if metric in values})
+            scalars = {metric.tag: values[metric] for metric in columns if metric in values}
+            if self._frame_skip is not None:
+                scalars["train/frames"] = steps * self._frame_skip
+            self._events.scalars(steps, scalars)
+
+    def _x(self, steps: int) -> list[int | None]:
+        return [steps, None if self._frame_skip is None else steps * self._frame_skip]
 
 
 class _Table:

@@ -1,9 +1,21 @@
-"""When things happen in a run: pure arithmetic on its counters."""
+"""When things happen in a run: pure arithmetic on its counters. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dqn_cli import schedules
+from dqn_cli.config import (
+    Config,
+    EpsilonConfig,
+    EpsilonSchedule,
+    ExplorationConfig,
+    LrSchedule,
+    OptimizerConfig,
+    RunConfig,
+    TdqnConfig,
+    UniformConfig,
+)
 from dqn_cli.schedules import Schedule, crossings
 
 
@@ -68,3 +80,52 @@ class Periods:
     evaluate: int | None
     checkpoint: int | None
     stop_at_return: float | None
+
+
+def make_epsilon(config: ExplorationConfig) -> Schedule:
+    """Epsilon as a function of steps."""
+    assert isinstance(config, EpsilonConfig)
+    if config.schedule is EpsilonSchedule.constant:
+        return schedules.constant(config.end)
+    decay = schedules.linear if config.schedule is EpsilonSchedule.linear else schedules.exponential
+    return schedules.delayed(decay(config.begin, config.end, config.over_steps), config.delay_steps)
+
+
+def make_lr(config: OptimizerConfig, total_steps: int) -> Schedule:
+    """Learning rate as a function of steps."""
+    match config.lr_schedule:
+        case LrSchedule.constant:
+            return schedules.constant(config.lr)
+        case LrSchedule.linear:
+            return schedules.linear(config.lr, config.lr_end, total_steps)
+
+
+def make_plan(config: Config) -> Plan:
+    """When things happen."""
+    run, replay, variant = config.run, config.replay, config.variant
+    updates = None
+    if isinstance(replay, UniformConfig):
+        updates = Updates(
+            every_steps=run.update_every_steps,
+            per_round=run.updates_per_round,
+            starts_steps=run.learning_starts_steps,
+            first_row_steps=(replay.n_step + 1) * config.num_envs,
+        )
+    return Plan(
+        total_steps=run.total_steps,
+        epsilon=make_epsilon(config.exploration),
+        batch_size=replay.batch_size if isinstance(replay, UniformConfig) else 1,
+        updates=updates,
+        sync=Sync(variant.target_every, variant.target_unit) if isinstance(variant, TdqnConfig) else None,
+    )
+
+
+def make_periods(run: RunConfig) -> Periods:
+    """When to look at a run."""
+    return Periods(
+        total=run.total_steps,
+        log=run.log_every_steps,
+        evaluate=run.eval_every_steps,
+        checkpoint=run.checkpoint_every_steps,
+        stop_at_return=run.stop_at_return,
+    )

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -36,18 +37,25 @@ class _Console(Console):
 
 
 class Progress:
-    """Where a run is: steps, speed, time left, and the newest numbers."""
+    """Where a run is: steps (and `frame_skip` times as many frames), speed, time left, and the newest numbers."""
 
     def __init__(
-        self, total_steps: int, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        total_steps: int,
+        frame_skip: int | None = None,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self._total = total_steps
+        self._frame_skip = frame_skip
         self._console = console or _Console()
         self._clock = clock
         self._steps = 0
         self._view: dict[str, float] = {}
         self._samples = deque([(clock(), 0)])  # (time, steps) of the last seconds
         self._drawn_at, self._drawn_steps = clock(), 0
+        self._evaluating_since: float | None = None
         self._live: Live | None = None
         if self._console.is_interactive:
             self._live = Live(self, console=self._console, auto_refresh=False)
@@ -68,6 +76,24 @@ class Progress:
         if due:
             self._draw(now)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """While an evaluation runs: the view says so at every `tick`, and the time does not count for the speed."""
+        self._evaluating_since = begin = self._clock()
+        self._drawn_at = begin
+        try:
+            yield
+        finally:
+            self._evaluating_since = None
+            took = self._clock() - begin
+            self._samples = deque((at + took, steps) for at, steps in self._samples)
+
+    def tick(self) -> None:
+        """Draw when due, though nothing is new."""
+        now = self._clock()
+        if now - self._drawn_at >= (LINE_EVERY_S if self._live is None else DRAW_EVERY_S):
+            self._draw(now)
+
     def close(self) -> None:
         """Show the last state and leave the terminal as it was."""
         if self._live is None:
@@ -79,7 +105,7 @@ class Progress:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """One line that fits: the bar takes what the fields leave, and the last fields go first."""
-        percent, *fields = self._fields()
+        percent, *fields = [*self._fields(), *([self._frames] if self._frames else [])]
         room = options.max_width - MIN_BAR - 1 - len(percent)
         shown = percent
         for field in fields:
@@ -96,26 +122,35 @@ class Progress:
 
     def _draw(self, now: float) -> None:
         self._drawn_at, self._drawn_steps = now, self._steps
-        self._samples.append((now, self._steps))
+        if self._evaluating_since is None:
+            self._samples.append((now, self._steps))
         while len(self._samples) > 2 and self._samples[1][0] <= now - SPEED_OVER_S:
             self._samples.popleft()
         if self._live is not None:
             self._live.refresh()
         else:
             percent, speed, eta, *view = self._fields()
-            self._print(" | ".join([f"step {self._steps:,}/{self._total:,} {percent.strip()}", speed, *view, eta]))
+            frames = f" ({self._frames})" if self._frames else ""
+            where = f"step {self._steps:,}/{self._total:,}{frames} {percent.strip()}"
+            self._print(" | ".join([where, speed, *view, eta]))
+
+    @property
+    def _frames(self) -> str:
+        return "" if self._frame_skip is None else f"{self._steps * self._frame_skip:,} frames"
 
     def _fields(self) -> list[str]:
         """Percentage, speed, time left, and the view in the order of `LABELS`."""
         (begin, first), (end, last) = self._samples[0], self._samples[-1]
         speed = (last - first) / (end - begin) if end > begin else 0.0
         left = max(self._total - self._steps, 0)
-        eta = str(timedelta(seconds=round(left / speed))) if speed > 0 else "-:--:--"
+        eta = f"eta {timedelta(seconds=round(left / speed))}" if speed > 0 else "eta -:--:--"
+        if self._evaluating_since is not None:
+            eta = f"evaluating for {self._clock() - self._evaluating_since:.0f} s"
         view = [
             f"{label} {form.format(self._view[name])}" for name, (label, form) in LABELS.items() if name in self._view
         ]
         percent = min(self._steps * 100 // self._total, 100)
-        return [f"{percent:3d}%", f"{speed:,.0f} steps/s", f"eta {eta}", *view]
+        return [f"{percent:3d}%", f"{speed:,.0f} steps/s", eta, *view]
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -160,6 +160,10 @@ class Watcher:
         if self._interrupted.is_set():
             raise Interrupted(f"stopped by Ctrl-C at step {self._now.steps:,}")
 
+    def _while_evaluating(self) -> None:
+        self._check_interrupt()
+        self.sinks.progress.tick()
+
     def _require_finite(self, result: UpdateResult | None) -> None:
         """NaN in the weights never leaves them, so that looking at the newest loss now and then is enough."""
         if result is not None and not math.isfinite(loss := float(result.loss)):
@@ -221,11 +225,11 @@ class Watcher:
         Only what the second look confirms counts: the best of many noisy evaluations is too good on average.
         """
         self._require_finite(result)
-        with self.clock.pause():
-            found = self._evaluator.run(self._check_interrupt)
+        with self.clock.pause(), self.sinks.progress.evaluating():
+            found = self._evaluator.run(self._while_evaluating)
             self.last = Evaluation(self._now.steps, found)
             if self._best_so_far(found) or self._good_enough(found):
-                confirmed = self._evaluator.confirm(self._now.steps, self._check_interrupt)
+                confirmed = self._evaluator.confirm(self._now.steps, self._while_evaluating)
                 if self._best_so_far(confirmed):
                     self.best = Evaluation(self._now.steps, confirmed)
                     self._saving.best(self._now.steps, self._state())

@@ -9,7 +9,7 @@ import pytest
 from dqn_cli import build
 from dqn_cli.cli.evaluate import parse, usage
 from dqn_cli.cli.main import evaluate
-from dqn_cli.config import Config, DdqnConfig, EnvConfig, EpsilonConfig, EvalConfig, MlpConfig, SgdConfig, UniformConfig
+from dqn_cli.config import Config, DdqnConfig, EpsilonConfig, EvalConfig, GymConfig, MlpConfig, SgdConfig, UniformConfig
 from dqn_cli.envs.vector import GymLanes
 from dqn_cli.errors import ConfigError
 from dqn_cli.training.checkpoint import CheckpointStore
@@ -17,7 +17,7 @@ from dqn_cli.training.evaluator import EvalResult
 from dqn_cli.validate import plain
 
 CONFIG = Config(
-    env=EnvConfig(id="CartPole-v1"),
+    env=GymConfig(id="CartPole-v1"),
     network=MlpConfig(hidden=[8]),
     variant=DdqnConfig(),
     replay=UniformConfig(),

@@ -6,7 +6,7 @@ import pytest
 from dqn_cli import __version__
 from dqn_cli.cli import help as texts
 from dqn_cli.cli.main import train
-from dqn_cli.cli.paths import choices
+from dqn_cli.cli.paths import atari_games, choices
 from dqn_cli.config import CHOICES
 from dqn_cli.validate import SETTINGS
 
@@ -23,8 +23,73 @@ def test_help_names_every_choice_and_list(monkeypatch, capsys):
     words = capsys.readouterr().out.replace(",", " ").split()
     for group in texts.GROUPS:
         assert f"{group}=" in words
-        assert set(choices(group)) <= set(words)
+        assert set(choices(group)) - atari_games() <= set(words)
     assert set(texts.LISTS) <= set(words)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--help", "env"]])
+def test_help_counts_the_atari_games(argv, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert train(argv) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("env= ")]
+    others = "Acrobot CartPole CliffWalking FrozenLake FrozenLake8x8 LunarLander MountainCar Taxi gym"
+    assert line == f"env=         {others} and {len(atari_games())} Atari games: Pong ... (--list envs)"
+
+
+def test_the_list_of_environments_ends_with_the_atari_games(capsys):
+    assert train(["--list", "envs"]) == 0
+    lines = capsys.readouterr().out.splitlines()[-len(atari_games()) :]
+    assert all(" Atari 2600: " in line for line in lines)
+    assert [line.split()[0] for line in lines] == sorted(atari_games())
+
+
+def test_a_setting_of_the_atari_games_says_so(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert train(["--help", "env.sticky"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("at every frame (Atari games)")
+
+
+OTHERS = "Acrobot, CartPole, CliffWalking, FrozenLake, FrozenLake8x8, LunarLander, MountainCar, Taxi, gym and 104 Atari"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("env=Brekout", "unknown env Brekout; did you mean Breakout?"),
+        ("env=breakout", "unknown env breakout; did you mean Breakout?"),
+        ("env=space_invaders", "unknown env space_invaders; did you mean SpaceInvaders?"),
+        ("env=ALE/Breakout-v5", "unknown env ALE/Breakout-v5; did you mean Breakout?"),
+        ("env=BreakoutNoFrameskip-v4", "unknown env BreakoutNoFrameskip-v4; did you mean Breakout?"),
+        ("env=Qbert-ramDeterministic-v0", "unknown env Qbert-ramDeterministic-v0; did you mean Qbert?"),
+        ("env=CartPole-v1", "unknown env CartPole-v1; did you mean CartPole?"),
+        ("env=zzzz", f"unknown env zzzz; write one of {OTHERS} games: Pong ... (--list envs)"),
+        ("env=[a]", f"env=[a]: env takes one name; write one of {OTHERS} games: Pong ... (--list envs)"),
+        ("Pong", "Pong is not a setting; write env=Pong"),
+        (
+            "experiment=nature env=CartPole",
+            "experiment/nature is a preset for Atari games; leave out env=... or write one of those (--list envs)",
+        ),
+        (
+            "experiment=zoo_cartpole env=Pong",
+            "experiment/zoo_cartpole is a preset for environments that are not Atari games; leave out env=... or write "
+            "one of those (--list envs)",
+        ),
+    ],
+)
+def test_an_environment_that_cannot_be_meant_is_told_in_one_line(argv, message, capsys, trainer):
+    assert train(argv.split()) == 2
+    assert capsys.readouterr().err == f"dqn-train: error: {message}\n"
+    assert trainer.runs == []
+
+
+def test_a_preset_of_the_users_own_that_does_not_fit_is_told_in_one_line(capsys, trainer, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\noptimizer:\n  momentum: 0.9\n")
+    assert train(["--config-dir", str(tmp_path), "experiment=mine"]) == 2
+    assert capsys.readouterr().err == (
+        "dqn-train: error: experiment/mine: optimizer.momentum does nothing with optimizer=adam: it belongs to sgd; "
+        "remove it or use one of those\n"
+    )
 
 
 def test_every_setting_is_listed_with_its_default_and_range(capsys, monkeypatch):
@@ -47,7 +112,7 @@ def test_every_choice_is_listed_with_what_it_is(group, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == choices(group)
     for name, line in zip(choices(group), lines, strict=True):
-        if group in CHOICES:
+        if group in CHOICES and group != "env":
             assert line.endswith(CHOICES[group][name].__doc__.splitlines()[0])
         assert len(line.split()) > 2
 

@@ -5,11 +5,13 @@ import pytest
 from dqn_cli.cli import preflight as module
 from dqn_cli.cli.preflight import free_memory, preflight
 from dqn_cli.config import (
+    AtariConfig,
     Config,
     DdqnConfig,
-    EnvConfig,
     EpsilonConfig,
+    GymConfig,
     MlpConfig,
+    NatureCnnConfig,
     OnlineConfig,
     QlearningConfig,
     RunConfig,
@@ -25,7 +27,7 @@ from dqn_cli.replay.size import replay_bytes
 def config(env="CartPole-v1", **parts):
     defaults = {"network": MlpConfig(), "variant": VdqnConfig(), "replay": UniformConfig(capacity=1000)}
     return Config(
-        env=EnvConfig(id=env, **parts.pop("env_parts", {})),
+        env=parts.pop("game", None) or GymConfig(id=env, **parts.pop("env_parts", {})),
         exploration=EpsilonConfig(),
         optimizer=SgdConfig(),
         run=RunConfig(total_steps=20_000),
@@ -47,6 +49,40 @@ def test_what_fits_is_described():
     facts, notices = preflight(config(), ())
     assert (facts.spec.frame_shape, facts.num_actions, facts.discrete) == ((4,), 2, False)
     assert notices == []
+
+
+def test_an_atari_game_is_described_without_being_played():
+    facts, _ = preflight(config(game=AtariConfig(id="ALE/Breakout-v5"), network=NatureCnnConfig()), ())
+    assert (facts.spec.obs_shape, facts.spec.dtype, facts.num_actions) == ((4, 84, 84), "uint8", 4)
+    assert (facts.time_limit_steps, facts.frame_skip, facts.discrete) == (27_000, 4, False)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"network": NatureCnnConfig()},
+            r"^network=nature_cnn needs images, .*float32 of shape \[4\]; write network=mlp",
+        ),
+        (
+            {"network": NatureCnnConfig(), "game": AtariConfig(id="ALE/Pong-v5", resize=[84, 30])},
+            "^network=nature_cnn does not fit images of 84x30",
+        ),
+        ({"game": AtariConfig(id="ALE/Pong-v5", crop=[30, 0, 60, 84])}, r"^env.crop=\[30, 0, 60, 84\]: rows 30 to 90"),
+        ({"game": AtariConfig(id="ALE/Pong-v5", crop=[0, 1, 84, 84])}, "columns 1 to 85 are not all within the 84x84"),
+        ({"game": AtariConfig(id="ALE/Pong-v5", crop=[0, 1, 84])}, r"is not possible; write \[top,left,height,width\]"),
+        ({"game": AtariConfig(id="ALE/Pong-v5", crop=[0, 0, 0, 84])}, "is not possible; write"),
+        (
+            {"game": AtariConfig(id="ALE/Pong-v5", resize=[84])},
+            r"^env.resize=\[84\] is not possible; write \[height,width",
+        ),
+        ({"game": AtariConfig(id="ALE/Brekout-v5")}, "^env.id=ALE/Brekout-v5 is not an Atari game"),
+        ({"game": AtariConfig(id="CartPole-v1")}, "^env.id=CartPole-v1 is not an Atari game"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(parts, message):
+    with pytest.raises(ConfigError, match=message):
+        preflight(config(**parts), ())
 
 
 def test_notices_of_the_rules_and_of_the_environment_come_together():

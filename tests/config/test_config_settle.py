@@ -1,10 +1,11 @@
 import pytest
 
 from dqn_cli.config import (
+    AtariConfig,
     Config,
-    EnvConfig,
     EpsilonConfig,
     EpsilonSchedule,
+    GymConfig,
     LrSchedule,
     MlpConfig,
     OnlineConfig,
@@ -25,7 +26,7 @@ from dqn_cli.training.plan import Updates
 def config(**parts):
     run = {"total_steps": 1000, "learning_starts_steps": 100, "update_every_steps": 4} | parts.pop("run", {})
     defaults = {
-        "env": EnvConfig(id="CartPole-v1"),
+        "env": GymConfig(id="CartPole-v1"),
         "network": MlpConfig(),
         "variant": TdqnConfig(target_every=10),
         "replay": UniformConfig(capacity=500),
@@ -33,6 +34,10 @@ def config(**parts):
         "optimizer": SgdConfig(),
     }
     return Config(**defaults | parts, run=RunConfig(**run))
+
+
+def atari(**settings):
+    return config(env=AtariConfig(id="ALE/Pong-v5", **settings))
 
 
 def tabular(**parts):
@@ -82,6 +87,25 @@ def test_what_fits_is_left_alone_in_silence():
             (),
             "exploration.begin=0 .*needs both above 0",
         ),
+        (
+            config(exploration=EpsilonConfig(schedule=EpsilonSchedule.constant)),
+            ("exploration.delay_steps",),
+            "exploration.delay_steps does nothing with exploration.schedule=constant",
+        ),
+        (
+            config(exploration=EpsilonConfig(delay_steps=1000)),
+            ("exploration.delay_steps",),
+            "exploration.delay_steps=1000 leaves no step for the schedule: run.total_steps=1000",
+        ),
+        (
+            atari(resize=[84, 84]),
+            ("env.preprocess", "env.resize"),
+            r"env.preprocess does nothing with env.resize=\[84, 84\]; remove it or leave out env.resize",
+        ),
+        (atari(frame_skip=1), ("env.max_pool",), "env.max_pool does nothing with env.frame_skip=1"),
+        (atari(max_frames=3), (), "env.max_frames=3 is less than one step of env.frame_skip=4"),
+        (atari(sticky=1.0), (), r"env.sticky=1.0 is not in \[0, 1\)"),
+        (atari(resize=[84, 2000]), (), r"env.resize=2000 is not in \[1, 1024\]"),
         (config(), ("optimizer.lr_end",), "optimizer.lr_end does nothing with optimizer.lr_schedule=constant"),
         (
             config(run={"stop_at_return": 5.0, "eval_every_steps": None}),
@@ -215,3 +239,14 @@ def test_the_planned_updates_are_those_of_the_loop(lanes, n_step, starts, every,
     made = config(run=run, replay=UniformConfig(n_step=n_step), num_envs=lanes)
     plan = Updates(every_steps=every, per_round=per_round, starts_steps=starts, first_row_steps=(n_step + 1) * lanes)
     assert planned_updates(made) == sum(plan.due(at, at + lanes) for at in range(0, 1000, lanes))
+
+
+def test_a_delay_that_is_too_long_for_the_run_is_clipped_and_the_decay_fits_in_the_rest():
+    short = config(exploration=EpsilonConfig(delay_steps=501, over_steps=5000))
+    assert settle(short, ()) == [
+        "exploration.delay_steps=100 instead of 501: the run has only 1000 steps",
+        "exploration.over_steps=900 instead of 5000: the run has only 1000 steps",
+    ]
+    kept = config(exploration=EpsilonConfig(delay_steps=500, over_steps=501))
+    assert settle(kept, ()) == ["exploration.over_steps=500 instead of 501: the run has only 1000 steps"]
+    assert settle(config(exploration=EpsilonConfig(delay_steps=500, over_steps=500)), ()) == []

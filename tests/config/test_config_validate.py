@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import fields
 
 import pytest
 
@@ -7,8 +8,8 @@ from dqn_cli.config import (
     CHOICES,
     Config,
     DdqnConfig,
-    EnvConfig,
     EpsilonConfig,
+    GymConfig,
     Loss,
     MlpConfig,
     Range,
@@ -19,7 +20,7 @@ from dqn_cli.errors import ConfigError
 from dqn_cli.validate import SETTINGS, check_key, plain, similar_settings, typed
 
 CONFIG = Config(
-    env=EnvConfig(id="CartPole-v1", kwargs={"a": {"b": [1, 2.5, None, "x"]}}),
+    env=GymConfig(id="CartPole-v1", kwargs={"a": {"b": [1, 2.5, None, "x"]}}),
     network=MlpConfig(hidden=[8, 4]),
     variant=DdqnConfig(target_every=7),
     replay=UniformConfig(),
@@ -62,7 +63,7 @@ def test_plain_and_typed_are_inverse_also_through_json():
         ("env/kwargs", [1], r"env.kwargs=\[1\] has the wrong form; write env.kwargs.x=1"),
         ("seed", [1], r"seed=\[1\] has the wrong form; write seed=..."),
         ("env/id", "???", "env.id has no value; write env.id=..., such as CartPole-v1"),
-        ("network", {"name": "mpl"}, "network=mpl is not a choice; write one of mlp, table"),
+        ("network", {"name": "mpl"}, "network=mpl is not a choice; write one of mlp, nature_cnn, nips_cnn, table"),
         ("network", {"name": [1]}, "is not a choice"),
         ("network", "mlp", "network=mlp is not a choice"),
         ("network", {}, "network=None is not a choice"),
@@ -88,10 +89,11 @@ def test_what_an_older_run_did_not_know_takes_its_default():
 def test_a_key_of_another_choice_is_refused_in_every_group(group):
     for name, cls in CHOICES[group].items():
         own = {key for key, owners in SETTINGS.items() if key.startswith(f"{group}.") and name in owners}
-        assert own == {f"{group}.{f}" for f in cls.__dataclass_fields__ if f != "name"}
+        assert own == {f"{group}.{f.name}" for f in fields(cls) if f.name != "name"}
         for key in SETTINGS:
             if key.startswith(f"{group}.") and key not in own:
-                with pytest.raises(ConfigError, match=rf"^{key} does nothing with {group}={name}: it belongs to "):
+                here = "here" if group == "env" else f"with {group}={name}"
+                with pytest.raises(ConfigError, match=rf"^{key} does nothing {here}: it belongs to "):
                     check_key(key, {group: name})
             else:
                 check_key(key, {group: name})

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.error import DependencyNotInstalled
 
-from dqn_cli.config import EnvConfig
+from dqn_cli.config import GymConfig
 from dqn_cli.envs.vector import GymLanes
 from dqn_cli.errors import ConfigError, EnvironmentFault, NumericalError
 
@@ -40,7 +40,7 @@ class Odd(gymnasium.Env):
 
 def run(registered, **calls):
     kind = type("Kind", (Odd,), {name: staticmethod(call) for name, call in calls.items()})
-    lanes = GymLanes(EnvConfig(id=registered(kind)), 2, lambda lane, episode: episode if lane == 1 else 2)
+    lanes = GymLanes(GymConfig(id=registered(kind)), 2, lambda lane, episode: episode if lane == 1 else 2)
     lanes.reset()
     for _ in range(12):
         lanes.send(np.zeros(2, np.int64))
@@ -119,7 +119,7 @@ def test_a_package_missing_for_the_picture_only_is_a_matter_of_configuration(reg
 @pytest.mark.parametrize("end", [True, np.True_, 1])
 def test_every_kind_of_number_and_truth_is_taken(reward, end, registered):
     kind = type("Kind", (Odd,), {"step": lambda self, action: (GOOD, reward, end, False, {})})
-    lanes = GymLanes(EnvConfig(id=registered(kind)), 1, lambda lane, episode: 2)
+    lanes = GymLanes(GymConfig(id=registered(kind)), 1, lambda lane, episode: 2)
     lanes.reset()
     lanes.send(np.zeros(1, np.int64))
     step = lanes.recv()

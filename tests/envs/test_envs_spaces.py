@@ -42,13 +42,18 @@ def test_every_space_is_flattened_as_gymnasium_does(space):
     for _ in range(20):
         sample = space.sample()
         write(sample, frame)
-        np.testing.assert_array_equal(frame, spaces.flatten(space, sample).astype(spec.dtype))
+        np.testing.assert_array_equal(frame.reshape(-1), spaces.flatten(space, sample).astype(spec.dtype))
 
 
 def test_bytes_stay_bytes_and_everything_else_is_float32():
     dtypes = {name: observer("X-v0", space, 1)[0].dtype for name, space in SPACES.items()}
     assert {name for name, dtype in dtypes.items() if dtype == "uint8"} == {"bytes"}
     assert set(dtypes.values()) == {"uint8", "float32"}
+
+
+def test_bytes_keep_their_shape_and_numbers_lie_in_a_row():
+    assert observer("X-v0", SPACES["bytes"], 1)[0].frame_shape == (2, 4, 3)
+    assert observer("X-v0", spaces.Box(-1, 1, (2, 4, 3), np.float32), 1)[0].frame_shape == (24,)
 
 
 def test_stack_is_part_of_the_spec():

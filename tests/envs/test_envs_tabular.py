@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import dqn_cli.envs.toy  # registers DqnChain-v0 and DqnBandit-v0
-from dqn_cli.config import EnvConfig
-from dqn_cli.envs.make import describe
+from dqn_cli.config import GymConfig
+from dqn_cli.envs.lanes import describe
 from dqn_cli.envs.tabular import Model, best_return, epsilon_greedy, expected_return, greedy, optimal_q
 from dqn_cli.envs.vector import GymLanes
 
@@ -92,7 +92,7 @@ def test_the_chain_knows_its_own_q(states, discount):
 
 
 def test_the_chain_from_the_command_line():
-    config = EnvConfig(id="DqnChain-v0", module="dqn_cli.envs.toy", kwargs={"states": 3})
+    config = GymConfig(id="DqnChain-v0", module="dqn_cli.envs.toy", kwargs={"states": 3})
     assert describe(config).discrete
     lanes = GymLanes(config, 1, lambda lane, episode: None)
     assert lanes.reset().tolist() == [[1, 0, 0]]

@@ -3,9 +3,11 @@
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.error import DependencyNotInstalled
 
-from dqn_cli.config import EnvConfig
-from dqn_cli.envs.vector import GymLanes
+from dqn_cli.config import GymConfig
+from dqn_cli.envs.vector import TERMINAL, GymLanes
+from dqn_cli.errors import ConfigError, EnvironmentFault
 from dqn_cli.types import EpisodeStats
 
 ENVS = {
@@ -59,7 +61,7 @@ def test_equals_the_naive_twin(env_id, num_envs, seed_of):
     if env_id.startswith("LunarLander"):
         pytest.importorskip("Box2D", reason="needs the extra box2d")
     limit = ENVS[env_id]
-    lanes = GymLanes(EnvConfig(id=env_id, time_limit_steps=limit), num_envs, seed_of)
+    lanes = GymLanes(GymConfig(id=env_id, time_limit_steps=limit), num_envs, seed_of)
     twins = [Twin(env_id, limit, lane, seed_of) for lane in range(num_envs)]
     np.testing.assert_array_equal(lanes.reset(), [twin.first_frame for twin in twins])
     rng = np.random.default_rng(0)
@@ -84,14 +86,14 @@ def test_equals_the_naive_twin(env_id, num_envs, seed_of):
 
 
 def test_truncation_shows_the_true_last_frame_and_then_a_new_one(registered):
-    lanes = GymLanes(EnvConfig(id=registered(Counter), time_limit_steps=3), 1, lambda lane, episode: 100 * episode)
+    lanes = GymLanes(GymConfig(id=registered(Counter), time_limit_steps=3), 1, lambda lane, episode: 100 * episode)
     assert lanes.reset().tolist() == [[0]]
     seen = [(s.next_frame.item(), s.frame.item(), s.first.item(), s.truncated.item()) for s in steps(lanes, 4)]
     assert seen == [(1, 1, False, False), (2, 2, False, False), (3, 100, True, True), (101, 101, False, False)]
 
 
 def test_lanes_end_at_different_times(registered):
-    lanes = GymLanes(EnvConfig(id=registered(Counter)), 2, lambda lane, episode: 40 * lane)  # lane 1 ends at 42
+    lanes = GymLanes(GymConfig(id=registered(Counter)), 2, lambda lane, episode: 40 * lane)  # lane 1 ends at 42
     lanes.reset()
     (*_, one, two) = steps(lanes, 2)
     assert (one.next_frame.tolist(), one.frame.tolist(), one.first.tolist()) == ([[1], [41]], [[1], [41]], [0, 0])
@@ -101,7 +103,7 @@ def test_lanes_end_at_different_times(registered):
 
 
 def test_a_result_stays_valid_while_the_next_one_is_made(registered):
-    lanes = GymLanes(EnvConfig(id=registered(Counter), time_limit_steps=2), 1, lambda lane, episode: 10 * episode)
+    lanes = GymLanes(GymConfig(id=registered(Counter), time_limit_steps=2), 1, lambda lane, episode: 10 * episode)
     frames = lanes.reset()
     lanes.send(np.array([0]))
     first = lanes.recv()
@@ -112,7 +114,7 @@ def test_a_result_stays_valid_while_the_next_one_is_made(registered):
 
 
 def test_frame_is_next_frame_itself_where_nothing_ended(registered):
-    lanes = GymLanes(EnvConfig(id=registered(Counter), time_limit_steps=2), 2, lambda lane, episode: 0)
+    lanes = GymLanes(GymConfig(id=registered(Counter), time_limit_steps=2), 2, lambda lane, episode: 0)
     lanes.reset()
     lanes.send(np.array([0, 0]))
     step = lanes.recv()
@@ -124,7 +126,7 @@ def test_frame_is_next_frame_itself_where_nothing_ended(registered):
 
 def test_reset_begins_again_at_episode_0(registered):
     asked = []
-    lanes = GymLanes(EnvConfig(id=registered(Counter), time_limit_steps=2), 2, lambda *key: asked.append(key))
+    lanes = GymLanes(GymConfig(id=registered(Counter), time_limit_steps=2), 2, lambda *key: asked.append(key))
     lanes.reset()
     list(steps(lanes, 2))
     lanes.reset()
@@ -136,7 +138,7 @@ def test_actions_are_counted_from_the_first_one_of_the_environment(registered):
     class Shifted(Counter):
         action_space = gymnasium.spaces.Discrete(3, start=5)
 
-    lanes = GymLanes(EnvConfig(id=registered(Shifted)), 1, lambda lane, episode: 0)
+    lanes = GymLanes(GymConfig(id=registered(Shifted)), 1, lambda lane, episode: 0)
     lanes.reset()
     lanes.send(np.array([2]))
     assert lanes.recv().reward.tolist() == [8.0]  # Counter pays the action plus 1
@@ -144,14 +146,14 @@ def test_actions_are_counted_from_the_first_one_of_the_environment(registered):
 
 @pytest.mark.parametrize("actions", [[0], [0, 2], [0, -1], [0.0, 1.0], [[0, 1]], [True, False]])
 def test_actions_are_checked_before_an_environment_sees_them(actions, registered):
-    lanes = GymLanes(EnvConfig(id=registered(Counter)), 2, lambda lane, episode: 0)
+    lanes = GymLanes(GymConfig(id=registered(Counter)), 2, lambda lane, episode: 0)
     lanes.reset()
     with pytest.raises(ValueError, match="actions must be"):
         lanes.send(np.array(actions))
 
 
 def test_recv_needs_a_send_of_its_own(registered):
-    lanes = GymLanes(EnvConfig(id=registered(Counter)), 1, lambda lane, episode: 0)
+    lanes = GymLanes(GymConfig(id=registered(Counter)), 1, lambda lane, episode: 0)
     lanes.reset()
     list(steps(lanes, 1))
     with pytest.raises(RuntimeError, match="recv without send"):
@@ -175,10 +177,37 @@ def test_only_the_first_lane_is_shown_and_all_are_closed(registered):
             closed.append(self)
             raise OSError("the window is gone")
 
-    lanes = GymLanes(EnvConfig(id=registered(Shown)), 3, lambda lane, episode: 0, render="human")
+    lanes = GymLanes(GymConfig(id=registered(Shown)), 3, lambda lane, episode: 0, render="human")
     lanes.close()
     assert modes == ["human", None, None]
     assert len(closed) == 3
+
+
+@pytest.mark.parametrize(("said", "meant"), [(True, True), (False, False), ("yes", False), (None, False)])
+def test_a_terminal_of_learning_only_ends_nothing(said, meant, registered):
+    class Hurt(Counter):
+        def step(self, action):
+            observation, reward, *ends, _ = super().step(action)
+            return observation, reward, *ends, {TERMINAL: said} if self.count == 2 else {}
+
+    lanes = GymLanes(GymConfig(id=registered(Hurt), time_limit_steps=3), 1, lambda lane, episode: 0)
+    lanes.reset()
+    seen = [
+        (s.frame.item(), s.terminated.item(), s.truncated.item(), s.first.item(), len(s.episodes))
+        for s in steps(lanes, 3)
+    ]
+    assert seen == [(1, False, False, False, 0), (2, meant, False, False, 0), (0, False, True, True, 1)]
+
+
+@pytest.mark.parametrize("info", [None, [], "dqn_cli/terminal"])
+def test_what_else_an_environment_informs_about_is_no_matter(info, registered):
+    class Odd(Counter):
+        def step(self, action):
+            return *super().step(action)[:4], info
+
+    lanes = GymLanes(GymConfig(id=registered(Odd)), 1, lambda lane, episode: 0)
+    lanes.reset()
+    assert [step.terminated.item() for step in steps(lanes, 2)] == [False, False]
 
 
 class Counter(gymnasium.Env):
@@ -194,6 +223,103 @@ class Counter(gymnasium.Env):
     def step(self, action):
         self.count += 1
         return np.array([self.count], np.float32), action + 1, self.count == 42, False, {}
+
+
+class Drawn(Counter):
+    """Draws its number into the same picture again and again."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 12}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self.picture = render_mode, np.zeros((5, 4, 3), np.uint8)
+
+    def render(self):
+        self.picture[:] = self.count
+        return self.picture
+
+
+def test_a_picture_per_step_and_start(registered):
+    config = GymConfig(id=registered(Drawn), time_limit_steps=2)
+    lanes = GymLanes(config, 2, lambda lane, episode: 100 * lane + 10 * episode, "rgb_array")
+
+    def shown():
+        return [picture[0, 0, 0].item() for picture in lanes.pictures()]
+
+    lanes.reset()
+    assert shown() == [0]
+    assert [shown() for _ in steps(lanes, 3)] == [[1], [2], [10, 11]]  # the second start with its first step
+    list(steps(lanes, 2))
+    assert shown() == [12, 20, 21]
+    list(steps(lanes, 1))
+    lanes.reset()
+    assert shown() == [0]
+    assert shown() == []
+    assert (lanes.fps, lanes.action_names) == (12, ["0", "1"])
+
+
+def test_pictures_of_cartpole():
+    lanes = GymLanes(GymConfig(id="CartPole-v1"), 1, lambda lane, episode: 0, "rgb_array")
+    lanes.reset()
+    list(steps(lanes, 5))
+    pictures = lanes.pictures()
+    assert len(pictures) == 6
+    assert (pictures[0].shape, pictures[0].dtype) == ((400, 600, 3), np.uint8)
+    assert (pictures[0] != pictures[5]).any()
+    assert lanes.fps == 50
+    lanes.close()
+
+
+def test_no_pictures_unless_asked_for(registered):
+    lanes = GymLanes(GymConfig(id=registered(Counter)), 1, lambda lane, episode: 0)
+    lanes.reset()
+    list(steps(lanes, 2))
+    assert (lanes.pictures(), lanes.fps) == ([], 30)
+
+
+@pytest.mark.parametrize("modes", [["human"], [], None])
+def test_an_environment_without_pictures(modes, registered):
+    kind = type("Kind", (Drawn,), {"metadata": {"render_modes": modes}})
+    with pytest.raises(ConfigError, match=r"^render=rgb_array: Odd-v0 cannot be shown so, its render_modes are"):
+        GymLanes(GymConfig(id=registered(kind)), 1, lambda lane, episode: 0, "rgb_array")
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (None, "render returned None, not an array"),
+        ("..F..", "render returned '..F..', not an array"),
+        (np.zeros((5, 4), np.uint8), r"render returned an array of shape \(5, 4\) and type uint8, not \(height"),
+        (np.zeros((5, 4, 4), np.uint8), r"render returned an array of shape \(5, 4, 4\)"),
+        (np.zeros((5, 4, 3)), "render returned an array of .* type float64"),
+    ],
+)
+def test_what_is_no_picture(picture, message, registered):
+    class Wrong(Drawn):
+        def render(self):
+            return super().render() if self.count < 2 else picture
+
+    lanes = GymLanes(GymConfig(id=registered(Wrong)), 1, lambda lane, episode: 0, "rgb_array")
+    lanes.reset()
+    with pytest.raises(EnvironmentFault, match=rf"^env Odd-v0: {message}.* \(lane 0, episode 0, step 2\)$") as caught:
+        list(steps(lanes, 3))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (OSError("no\ndisplay"), EnvironmentFault, r"^env Odd-v0: render raised OSError: no display \(lane 0"),
+        (DependencyNotInstalled("pygame is not installed"), ConfigError, r"pip install 'dqn-cli\[render\]'$"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn(error, kind, message, registered):
+    class Broken(Drawn):
+        def render(self):
+            raise error
+
+    lanes = GymLanes(GymConfig(id=registered(Broken)), 1, lambda lane, episode: 0, "rgb_array")
+    with pytest.raises(kind, match=message):
+        lanes.reset()
 
 
 def steps(lanes, number):

@@ -69,4 +69,6 @@ def test_the_readme_names_every_choice_and_every_preset() -> None:
     readme = (ROOT / "README.md").read_text()
     for group in ("env", "variant", "experiment"):
         for path in (ROOT / "conf" / group).glob("*.yaml"):
+            if "/schema/env@env: atari" in path.read_text():
+                continue  # 104 games, which `dqn-train --list envs` names
             assert f"`{path.stem}" in readme, f"{group}={path.stem}"

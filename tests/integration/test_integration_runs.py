@@ -22,12 +22,16 @@ from dqn_cli import config as configs
 from dqn_cli.agent.actor import Actor
 from dqn_cli.config import (
     AdamConfig,
+    AtariConfig,
     Config,
     DdqnConfig,
-    EnvConfig,
     EpsilonConfig,
     EvalConfig,
+    GymConfig,
+    LifeLoss,
     MlpConfig,
+    NatureCnnConfig,
+    NipsCnnConfig,
     OnlineConfig,
     QlearningConfig,
     RmspropConfig,
@@ -60,7 +64,7 @@ def small(**changes: Any) -> Config:
         checkpoint_every_steps=120,
     )
     parts: dict[str, Any] = {
-        "env": EnvConfig(id="CartPole-v1"),
+        "env": GymConfig(id="CartPole-v1"),
         "network": MlpConfig(hidden=[16]),
         "variant": DdqnConfig(target_every=20),
         "replay": UniformConfig(capacity=300, batch_size=8),
@@ -73,7 +77,7 @@ def small(**changes: Any) -> Config:
 
 def frozen_lake(**changes: Any) -> Config:
     parts: dict[str, Any] = {
-        "env": EnvConfig(id="FrozenLake-v1"),
+        "env": GymConfig(id="FrozenLake-v1"),
         "network": TableConfig(),
         "variant": QlearningConfig(),
         "replay": OnlineConfig(),
@@ -111,8 +115,14 @@ VARIETY = {
             target_every=1, target_unit=configs.TargetUnit.episodes, tau=0.1, act_with=configs.ActWith.target
         )
     ),
-    "stacked": small(env=EnvConfig(id="CartPole-v1", frame_stack=3)),
+    "stacked": small(env=GymConfig(id="CartPole-v1", frame_stack=3)),
     "q-learning": frozen_lake(),
+    "atari": small(
+        env=AtariConfig(id="ALE/Pong-v5", resize=[42, 42], noop_max=5, life_loss=LifeLoss.terminal, max_frames=300),
+        network=NipsCnnConfig(),
+        num_envs=2,
+        threads="1",
+    ),
 }
 
 
@@ -152,8 +162,15 @@ def test_learning_while_the_environments_step_changes_no_bit(
 ) -> None:
     config = small(num_envs=num_envs)
     sequential = fingerprint(config, tmp_path / "sequential")
-    monkeypatch.setattr(build, "GymLanes", Overlapped)
+    made: list[Overlapped] = []
+
+    def make_lanes(*arguments: Any) -> Overlapped:
+        made.append(Overlapped(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(build, "make_lanes", make_lanes)
     overlapped = fingerprint(config, tmp_path / "overlapped")
+    assert len(made) == 2  # to train and to evaluate
     assert sequential == overlapped
 
 
@@ -185,6 +202,7 @@ def test_every_knob_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         small(optimizer=RmspropNatureConfig(lr_schedule=configs.LrSchedule.linear)),
         small(optimizer=SgdConfig(lr_schedule=configs.LrSchedule.linear)),
         small(optimizer=AdamConfig(lr_schedule=configs.LrSchedule.linear)),
+        small(env=AtariConfig(id="ALE/Pong-v5"), network=NatureCnnConfig(), threads="1"),
     ]
     with recording_reads(monkeypatch) as reads:
         for number, config in enumerate(runs):
@@ -192,7 +210,7 @@ def test_every_knob_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             folder.mkdir()
             with ExitStack() as stack:
                 build.assemble(config, folder, stack)
-    chosen = {cls for group in configs.CHOICES.values() for cls in group.values()} | {Config, EnvConfig, RunConfig}
+    chosen = {cls for group in configs.CHOICES.values() for cls in group.values()} | {Config, RunConfig}
     missed = {
         f"{cls.__name__}.{f.name}"
         for cls in chosen
@@ -429,13 +447,13 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_step_it_came_at(tmp_path: Path, monke
 
 
 def test_rewards_are_clipped_for_learning_only(tmp_path: Path) -> None:
-    config = frozen_lake(env=EnvConfig(id="CliffWalking-v1", time_limit_steps=50), reward_clip=0.5)
+    config = frozen_lake(env=GymConfig(id="CliffWalking-v1", time_limit_steps=50), reward_clip=0.5)
     config.run.total_steps = 500
     with ExitStack() as stack:
         run = build.assemble(config, tmp_path, stack)
         run.trainer.run()
     assert run.memory.state_dict()["row.reward"].tolist() == [-0.5]
-    scores = [float(line.split(",")[3]) for line in (tmp_path / "episodes.csv").read_text().splitlines()[1:]]
+    scores = [float(line.split(",")[4]) for line in (tmp_path / "episodes.csv").read_text().splitlines()[1:]]
     assert min(scores) <= -50
 
 

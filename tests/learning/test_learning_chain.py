@@ -14,8 +14,8 @@ from dqn_cli.config import (
     AdamConfig,
     Config,
     DdqnConfig,
-    EnvConfig,
     EpsilonConfig,
+    GymConfig,
     Loss,
     LrSchedule,
     MlpConfig,
@@ -53,7 +53,7 @@ CASES: dict[str, tuple[VariantConfig, NetworkConfig, ReplayConfig, OptimizerConf
 def test_q_star_is_found(case: str, tmp_path: Path) -> None:
     variant, network, replay, optimizer = CASES[case]
     config = Config(
-        env=EnvConfig(id="DqnChain-v0", module="dqn_cli.envs.toy", kwargs={"states": STATES}),
+        env=GymConfig(id="DqnChain-v0", module="dqn_cli.envs.toy", kwargs={"states": STATES}),
         variant=variant,
         network=network,
         replay=replay,

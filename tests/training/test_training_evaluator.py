@@ -84,6 +84,20 @@ def test_an_evaluation_is_greedy_and_begins_in_every_lane_at_an_episodes_start(e
         assert {epsilon for _, epsilon in actor.told} == {0.0}
 
 
+def test_an_evaluation_explores_as_it_is_told_with_a_new_actor_each_time() -> None:
+    actors: list[Still] = []
+
+    def make_actor(lanes: int) -> Still:
+        actors.append(Still())
+        return actors[-1]
+
+    evaluator = Evaluator(Lottery, make_actor, seed=0, episodes=3, epsilon=0.25)
+    evaluator.run(lambda: None)
+    evaluator.confirm(10, lambda: None)
+    assert len(actors) == 2
+    assert {epsilon for actor in actors for _, epsilon in actor.told} == {0.25}
+
+
 def test_an_evaluation_can_be_stopped() -> None:
     def check() -> None:
         raise Interrupted("stop")

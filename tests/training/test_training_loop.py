@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqn_cli.schedules import constant, crossings, exponential, linear
+from dqn_cli.schedules import constant, crossings, delayed, exponential, linear
 from dqn_cli.training.plan import Counters, Plan, Sync, Updates
 from dqn_cli.training.trainer import Trainer
 from dqn_cli.types import Batch, EpisodeStats, StepResult, UpdateResult
@@ -195,6 +195,12 @@ def test_schedules_at_their_corners() -> None:
     assert [curve(0), curve(10), curve(99)] == [1.0, 0.01, 0.01]
     assert curve(5) == pytest.approx(0.1)
     assert constant(0.0)(7) == 0.0
+
+
+def test_a_delayed_schedule_waits_and_then_goes_the_same_way():
+    line = delayed(linear(1.0, 0.1, 10), 5)
+    assert [line(t) for t in (0, 4, 5)] == [1.0, 1.0, 1.0]
+    assert [line(t + 5) for t in range(20)] == [linear(1.0, 0.1, 10)(t) for t in range(20)]
 
 
 def test_syncs_are_counted_by_their_own_unit() -> None:

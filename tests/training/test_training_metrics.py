@@ -38,7 +38,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_columns_are_fixed_and_empty_where_absent(tmp_path):
     first, second = rows(play(tmp_path / "run") / "metrics.csv")
-    assert list(first) == ["steps", *DETERMINISTIC]
+    assert list(first) == ["steps", "frames", *DETERMINISTIC]
     assert {key: value for key, value in first.items() if value} == {
         "steps": "500",
         "episodes": "0",
@@ -55,15 +55,28 @@ def test_columns_are_fixed_and_empty_where_absent(tmp_path):
 
 def test_episodes(tmp_path):
     assert rows(play(tmp_path / "run") / "episodes.csv") == [
-        {"steps": "612", "lane": "1", "episode": "0", "score": "-13.5", "length": "112"},
-        {"steps": "640", "lane": "0", "episode": "0", "score": "200.0", "length": "140"},
+        {"steps": "612", "frames": "", "lane": "1", "episode": "0", "score": "-13.5", "length": "112"},
+        {"steps": "640", "frames": "", "lane": "0", "episode": "0", "score": "200.0", "length": "140"},
     ]
 
 
 def test_timing(tmp_path):
     (row,) = rows(play(tmp_path / "run") / "timing.csv")
-    assert list(row) == ["steps", "seconds", "steps_per_second", "updates_per_second"]
+    assert list(row) == ["steps", "frames", "seconds", "steps_per_second", "updates_per_second"]
     assert row["steps_per_second"] == repr(1e3 / 3)
+
+
+def test_frames_stand_beside_the_steps_of_an_emulator(tmp_path):
+    log = MetricsLog(tmp_path, Logger.tensorboard, frame_skip=4)
+    log.episode(612, EpisodeStats(lane=0, episode=0, score=1.0, length=612))
+    log.row(1000, {"loss": 1.0})
+    log.timing(1000, 1.0, 1.0, 1.0)
+    log.close()
+    assert [row["frames"] for row in rows(tmp_path / "episodes.csv")] == ["2448"]
+    assert [row["frames"] for row in rows(tmp_path / "metrics.csv")] == ["4000"]
+    assert [row["frames"] for row in rows(tmp_path / "timing.csv")] == ["4000"]
+    assert {(event.step, event.value) for event in events(tmp_path).Scalars("train/frames")} == {(1000, 4000.0)}
+    assert "train/frames" not in events(play(tmp_path / "run", Logger.tensorboard)).Tags()["scalars"]
 
 
 def test_equal_runs_leave_equal_bytes(tmp_path):
@@ -79,14 +92,14 @@ def test_no_wall_time_among_what_is_deterministic():
 def test_episodes_reach_the_disk_with_the_next_row_and_at_the_end(tmp_path):
     log = MetricsLog(tmp_path, Logger.csv)
     path = tmp_path / "episodes.csv"
-    assert path.read_text() == "steps,lane,episode,score,length\n"
+    assert path.read_text() == "steps,frames,lane,episode,score,length\n"
     log.episode(10, EpisodeStats(0, 0, 1.0, 10))
     assert len(path.read_text().splitlines()) == 1
     log.row(20, {})
     assert len(path.read_text().splitlines()) == 2
     log.episode(30, EpisodeStats(0, 1, 1.0, 20))
     log.close()
-    assert path.read_text().splitlines()[2] == "30,0,1,1.0,20"
+    assert path.read_text().splitlines()[2] == "30,,0,1,1.0,20"
 
 
 def test_unknown_and_misplaced_metrics_are_our_bug(tmp_path):
@@ -202,7 +215,7 @@ def test_events_are_on_disk_after_every_row(tmp_path):
 
 def test_names_tags_and_glossary():
     assert len({metric.tag for metric in Metric}) == len(Metric)
-    assert [name for name, _ in glossary()] == ["steps", *(metric.value for metric in Metric)]
+    assert [name for name, _ in glossary()] == ["steps", "frames", *(metric.value for metric in Metric)]
     assert all(text and text == text.strip() and "|" not in text for _, text in glossary())
     assert Metric.EVAL_RETURN_MEAN.tag == "eval/return_mean"
     assert Metric.LOSS == "loss"

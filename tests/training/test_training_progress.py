@@ -2,6 +2,7 @@ import io
 import shlex
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -182,3 +183,40 @@ def test_the_run_goes_on_when_nobody_reads_its_lines_any_more(tmp_path):
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} | head -n 1"
     subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "done").exists()
+
+
+def test_frames_stand_beside_the_steps():
+    console, file = pipe()
+    progress = Progress(1000, 4, console=console, clock=Clock())
+    progress.update(500)
+    assert file.getvalue().startswith("step 500/1,000 (2,000 frames) 50% | ")
+    console, file = terminal(200)
+    clock = Clock()
+    progress = Progress(1000, 4, console=console, clock=clock)
+    clock.now += 1
+    progress.update(500, loss=1.0)
+    assert drawn_lines(file.getvalue())[-1].rstrip().endswith("| loss 1 | 2,000 frames")
+    progress.close()
+
+
+@pytest.mark.parametrize("make", [pipe, partial(terminal, 200)])
+def test_an_evaluation_is_shown_and_is_no_part_of_the_speed(make):
+    console, file = make()
+    clock = Clock()
+    progress = Progress(1000, console=console, clock=clock)
+    clock.now += 5
+    progress.update(500)
+    with progress.evaluating():
+        clock.now += 0.1
+        progress.tick()  # not due
+        seen = file.getvalue()
+        assert "evaluating" not in seen
+        clock.now += 39.9
+        progress.tick()
+    assert "| evaluating for 40 s" in file.getvalue()[len(seen) :]
+    assert "eta" not in file.getvalue()[len(seen) :]
+    clock.now += 5
+    progress.update(1000)
+    assert "| 100 steps/s" in drawn_lines(file.getvalue())[-1]
+    assert "evaluating" not in drawn_lines(file.getvalue())[-1]
+    progress.close()

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,8 +37,21 @@ class Metrics:
 
 
 class Progress:
+    def __init__(self) -> None:
+        self.ticks, self.in_evaluation = 0, False
+
     def update(self, steps: int, **view: float) -> None:
         pass
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        self.in_evaluation = True
+        yield
+        self.in_evaluation = False
+
+    def tick(self) -> None:
+        assert self.in_evaluation
+        self.ticks += 1
 
 
 class Evaluator:
@@ -105,6 +119,7 @@ def test_what_is_due_when() -> None:
     assert bench.saved == [("best", 25), ("periodic", 30), ("best", 50), ("best", 60), ("periodic", 60)]
     bench.watcher.finish(None)
     assert bench.saved[-1] == ("final", 60)
+    assert bench.watcher.sinks.progress.ticks == 6  # type: ignore[attr-defined]  # an evaluation and its second look
     assert all("eval_return_mean" in row for step, row in bench.metrics.rows if step in (25, 50, 60))
     assert all("eval_return_mean" not in row for step, row in bench.metrics.rows if step in (20, 40))
 

@@ -1,0 +1,41 @@
+"""Any environment of a configuration, whatever runs it."""
+
+from __future__ import annotations
+
+from dqn_cli.config import AtariConfig, Engine, EnvConfig, GymConfig
+from dqn_cli.envs.atari import AtariLanes, describe_atari
+from dqn_cli.envs.make import EnvFacts, SeedOf, describe_gym, missing_dependency
+from dqn_cli.envs.vector import GymLanes, MakeEnv
+
+
+def describe(config: EnvConfig) -> EnvFacts:
+    """What a run must know of its environment. Raises `ConfigError` where an agent could not use it."""
+    if isinstance(config, AtariConfig):
+        if config.engine is Engine.gymnasium:
+            _game(config)
+        return describe_atari(config)
+    assert isinstance(config, GymConfig)
+    return describe_gym(config)
+
+
+def make_lanes(config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | None = None) -> AtariLanes | GymLanes:
+    """E environments side by side, episodes seeded by `seed_of(lane, episode)`; with `render` lane 0 is shown.
+
+    `render` is "human" (a window) or "rgb_array" (`GymLanes.pictures`); ale-py's own engine can do neither, so that
+    a game that is shown is always played by the other one.
+    """
+    if isinstance(config, AtariConfig):
+        if config.engine is Engine.native and render is None:
+            return AtariLanes(config, num_envs, seed_of)
+        return GymLanes(config, num_envs, seed_of, render, _game(config))
+    assert isinstance(config, GymConfig)
+    return GymLanes(config, num_envs, seed_of, render)
+
+
+def _game(config: AtariConfig) -> MakeEnv:
+    # imported where it is needed only: OpenCV takes its time, and wants libraries that not every server has
+    try:
+        from dqn_cli.envs.atari_game import AtariGame
+    except ImportError as error:
+        raise missing_dependency(config.id, error) from error
+    return AtariGame

@@ -1,0 +1,101 @@
+"""The convolutional torsos: the papers' sizes, the forward pass by hand, every form of image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dqn_cli.build import make_network, to_fast_layout
+from dqn_cli.config import NatureCnnConfig, NipsCnnConfig
+from dqn_cli.errors import ConfigError
+from dqn_cli.networks.shapes import cnn_shapes
+from dqn_cli.networks.torsos import Cnn
+from dqn_cli.types import ObsSpec
+
+ATARI = ObsSpec((84, 84), "uint8", 4)
+NATURE_BY_HAND = (4 * 64 + 1) * 32 + (32 * 16 + 1) * 64 + (64 * 9 + 1) * 64 + (3136 + 1) * 512 + (512 + 1) * 6
+NIPS_BY_HAND = (4 * 64 + 1) * 16 + (16 * 16 + 1) * 32 + (32 * 81 + 1) * 256 + (256 + 1) * 6
+
+
+@pytest.mark.parametrize(("config", "weights"), [(NatureCnnConfig(), NATURE_BY_HAND), (NipsCnnConfig(), NIPS_BY_HAND)])
+def test_the_papers_sizes(config, weights) -> None:
+    network = make_network(config, ATARI, 6)
+    assert sum(w.numel() for w in network.parameters()) == weights
+    assert network(torch.zeros((3, 4, 84, 84), dtype=torch.uint8)).shape == (3, 6)
+
+
+def test_shapes_by_hand() -> None:
+    assert cnn_shapes(ATARI, NatureCnnConfig()) == [(4, 84, 84), (32, 20, 20), (64, 9, 9), (64, 7, 7)]
+    assert cnn_shapes(ATARI, NipsCnnConfig()) == [(4, 84, 84), (16, 20, 20), (32, 9, 9)]
+    assert cnn_shapes(ObsSpec((96, 80, 3), "uint8", 2), NipsCnnConfig())[0] == (6, 96, 80)
+
+
+def test_the_forward_pass_by_hand() -> None:
+    network = to_fast_layout(make_network(NatureCnnConfig(), ATARI, 6), torch.device("cpu"))
+    obs = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
+    w = {name: v.contiguous() for name, v in network.named_parameters()}
+    x = obs.float() / 255
+    for layer, stride in enumerate((4, 2, 1)):
+        name = f"torso.convolutions.{layer}"
+        x = F.relu(F.conv2d(x, w[f"{name}.weight"], w[f"{name}.bias"], stride))
+    x = F.relu(x.flatten(1) @ w["torso.hidden.weight"].T + w["torso.hidden.bias"])
+    torch.testing.assert_close(network(obs), x @ w["head.weight"].T + w["head.bias"])
+
+
+def test_numbers_that_are_no_bytes_are_taken_as_they_are() -> None:
+    torso = Cnn(ObsSpec((36, 36), "float32"), NatureCnnConfig())
+    as_bytes = Cnn(ObsSpec((36, 36), "uint8"), NatureCnnConfig())
+    as_bytes.load_state_dict(torso.state_dict())
+    image = torch.randint(0, 256, (2, 36, 36), dtype=torch.uint8)
+    torch.testing.assert_close(torso(image.float() / 255), as_bytes(image))
+    assert not torch.allclose(torso(image.float()), as_bytes(image))
+
+
+@pytest.mark.parametrize(
+    ("frame", "stack", "channels"),
+    [((40, 36), 1, 1), ((40, 36), 3, 3), ((40, 36, 3), 1, 3), ((40, 36, 3), 2, 6)],
+)
+def test_every_form_of_image_and_stack(frame, stack, channels) -> None:
+    spec = ObsSpec(frame, "uint8", stack)
+    torso = Cnn(spec, NatureCnnConfig())
+    assert torso.convolutions[0].in_channels == channels
+    obs = torch.randint(0, 256, (2, *spec.obs_shape), dtype=torch.uint8)
+    features = torso(obs)
+    assert features.shape == (2, 512)
+    # the k-th image of the stack and its c-th color are the channel k C + c
+    planes = (
+        obs.reshape(2, stack, *frame[:2], channels // stack).permute(0, 1, 4, 2, 3).reshape(2, channels, *frame[:2])
+    )
+    twin = Cnn(ObsSpec(frame[:2], "uint8", channels), NatureCnnConfig())
+    twin.load_state_dict(torso.state_dict())
+    torch.testing.assert_close(twin(planes if channels > 1 else planes[:, 0]), features)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ((4,), r"^network=nature_cnn needs images, the environment gives uint8 of shape \[4\]; write network=mlp$"),
+        ((35, 84), r"^network=nature_cnn does not fit images of 35x84, they are too small"),
+        ((84, 35, 3), r"^network=nature_cnn does not fit images of 84x35, they are too small"),
+        ((2, 84, 84, 3), r"needs images"),
+    ],
+)
+def test_what_does_not_fit_is_refused(frame, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cnn_shapes(ObsSpec(frame, "uint8"), NatureCnnConfig())
+    with pytest.raises(ConfigError, match=message):
+        Cnn(ObsSpec(frame, "uint8"), NatureCnnConfig())
+
+
+def test_the_smallest_image_fits() -> None:
+    assert cnn_shapes(ObsSpec((36, 36), "uint8"), NatureCnnConfig())[-1] == (64, 1, 1)
+    assert cnn_shapes(ObsSpec((20, 20), "uint8"), NipsCnnConfig())[-1] == (32, 1, 1)
+
+
+def test_the_fast_layout_changes_no_number_and_survives_the_target_network() -> None:
+    network = make_network(NatureCnnConfig(), ATARI, 6)
+    before = {name: w.clone() for name, w in network.state_dict().items()}
+    fast = to_fast_layout(network, torch.device("cpu"))
+    assert all(torch.equal(before[name], w) for name, w in fast.state_dict().items())
+    assert fast.torso.convolutions[1].weight.is_contiguous(memory_format=torch.channels_last)
