@@ -32,7 +32,7 @@ def brief(value: Any) -> str:
 def observer(env_id: str, space: Any, stack: int) -> tuple[ObsSpec, Write]:
     """The shape of a frame, and the function that fills it from an observation.
 
-    Numbers become float32 in a row, discrete parts become one-hot; bytes (a uint8 Box, such as an image) stay as they are.
+    Numbers become float32 in a row, discrete parts one-hot; bytes (a uint8 Box, such as an image) stay as they are.
     Raises `ConfigError` for a space without a fixed number of numbers.
     """
     try:

@@ -1,7 +1,8 @@
 """The names of all metrics, what they mean, and the files that they go to.
 
-One x axis: steps, agent decisions summed over all environments; frames stand beside them. `metrics.csv` and `episodes.csv` hold what depends on
-the run alone, so equal runs leave equal bytes; wall times go to `timing.csv`. A file only ever holds whole lines.
+One x axis: steps, agent decisions summed over all environments; frames stand beside them. `metrics.csv` and
+`episodes.csv` hold what depends on the run alone, so equal runs leave equal bytes; wall times go to `timing.csv`. A
+file only ever holds whole lines.
 """
 
 from __future__ import annotations

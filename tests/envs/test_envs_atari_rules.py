@@ -189,10 +189,21 @@ def test_a_life_lost_is_a_terminal_and_the_game_goes_on():
 def test_a_life_lost_begins_a_new_game():
     results = game(LifeLoss.reset)
     ends = [i for i, step in enumerate(results) if step.first]
-    assert ends[0] == losses()[0]
     assert [i for i, step in enumerate(results) if step.terminated] == ends
     assert [step.episodes[0].length for step in results if step.first] == np.diff([-1, *ends]).tolist()
-    first = shrunk(Console(breakout()).start(5))
+    rewards = [step.reward.item() for step in results]
+    scores = [sum(game) for game in np.split(rewards, np.array(ends) + 1)[:-1]]
+    assert [step.episodes[0].score for step in results if step.first] == scores
+    assert sum(scores) > scores[-1] > 0
+    console, lost = Console(breakout()), []
+    first = shrunk(console.start(5))
+    for i, action in enumerate(ACTIONS):
+        lives = console.ale.lives()
+        console.press(action, 4)
+        if console.ale.lives() < lives:
+            lost.append(i)
+            console.start(5)
+    assert ends == lost
     for end in ends:
         np.testing.assert_array_equal(results[end].frame[0], first)
         assert (results[end].next_frame != first).any()
