@@ -26,6 +26,7 @@ from dqn_cli.config import (
     Config,
     EnvConfig,
     EvalConfig,
+    Init,
     LifeLoss,
     MlpConfig,
     NetworkConfig,
@@ -40,7 +41,7 @@ from dqn_cli.envs.make import SeedOf
 from dqn_cli.envs.vector import GymLanes
 from dqn_cli.errors import CheckpointError, ConfigError, Interrupted
 from dqn_cli.networks.q_network import QNetwork, Table
-from dqn_cli.networks.torsos import Cnn, Mlp
+from dqn_cli.networks.torsos import Cnn, Mlp, glorot
 from dqn_cli.replay.memory import ReplayMemory
 from dqn_cli.replay.n_step import NStepAccumulator
 from dqn_cli.replay.size import replay_capacity
@@ -108,7 +109,8 @@ def make_network(config: NetworkConfig, spec: ObsSpec, num_actions: int) -> nn.M
         case MlpConfig():
             return QNetwork(Mlp(spec, config.hidden, config.activation), num_actions)
         case CnnConfig():
-            return QNetwork(Cnn(spec, config), num_actions)
+            network = QNetwork(Cnn(spec, config), num_actions)
+            return glorot(network) if config.init is Init.glorot else network
         case TableConfig():
             return Table(spec, num_actions, config.initial_q)
     raise AssertionError(config)

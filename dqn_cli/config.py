@@ -77,6 +77,20 @@ class Preprocess(StrEnum):
     nips2013 = "nips2013"
 
 
+class Padding(StrEnum):
+    """Zeros around the picture that a convolution reads."""
+
+    valid = "valid"
+    same = "same"
+
+
+class Init(StrEnum):
+    """Weights at the start: fan_in draws them as PyTorch does, within 1 / sqrt(fan_in); or Glorot & Bengio 2010."""
+
+    fan_in = "fan_in"
+    glorot = "glorot"
+
+
 class EpsilonSchedule(StrEnum):
     """How epsilon goes from begin to end."""
 
@@ -187,10 +201,12 @@ class MlpConfig(NetworkConfig):
 
 @dataclass(kw_only=True)
 class CnnConfig(NetworkConfig):
-    """Convolutions as (channels, kernel, stride), without padding, then a fully connected layer of `units`."""
+    """Convolutions as (channels, kernel, stride), then a fully connected layer of `units`."""
 
     convolutions: ClassVar[tuple[tuple[int, int, int], ...]]
     units: ClassVar[int]
+    padding: Padding = knob(Padding.valid, "zeros around a picture; same: as many as keep ceil(side / stride)")
+    init: Init = knob(Init.fan_in, "how weights begin")
 
 
 @dataclass(kw_only=True)
@@ -411,7 +427,12 @@ class EvalConfig:
 # the choices of every group, by what stands in `name`; on the command line too, but for env, whose files are many
 CHOICES: dict[str, dict[str, type]] = {
     "env": {"gym": GymConfig, "atari": AtariConfig},
-    "network": {"mlp": MlpConfig, "nature_cnn": NatureCnnConfig, "nips_cnn": NipsCnnConfig, "table": TableConfig},
+    "network": {
+        "mlp": MlpConfig,
+        "nature_cnn": NatureCnnConfig,
+        "nips_cnn": NipsCnnConfig,
+        "table": TableConfig,
+    },
     "variant": {"vdqn": VdqnConfig, "tdqn": TdqnConfig, "ddqn": DdqnConfig, "qlearning": QlearningConfig},
     "replay": {"uniform": UniformConfig, "online": OnlineConfig},
     "exploration": {"epsilon": EpsilonConfig},

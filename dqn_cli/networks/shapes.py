@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from math import prod
 
-from dqn_cli.config import CnnConfig, MlpConfig, NetworkConfig, TableConfig
+from dqn_cli.config import CnnConfig, MlpConfig, NetworkConfig, Padding, TableConfig
 from dqn_cli.errors import ConfigError
 from dqn_cli.types import ObsSpec
 
@@ -21,7 +21,8 @@ def cnn_shapes(spec: ObsSpec, config: CnnConfig) -> list[tuple[int, int, int]]:
     height, width, *colors = spec.frame_shape
     shapes = [(spec.stack * (colors[0] if colors else 1), height, width)]
     for channels, kernel, stride in config.convolutions:
-        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        rows, columns = (sum(zeros(side, kernel, stride, config.padding)) for side in (height, width))
+        height, width = (height + rows - kernel) // stride + 1, (width + columns - kernel) // stride + 1
         if min(height, width) < 1:
             size = "x".join(map(str, spec.frame_shape[:2]))
             raise ConfigError(
@@ -30,6 +31,12 @@ def cnn_shapes(spec: ObsSpec, config: CnnConfig) -> list[tuple[int, int, int]]:
             )
         shapes.append((channels, height, width))
     return shapes
+
+
+def zeros(side: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Zeros before and after a side; where they are an odd number, the last one comes after."""
+    total = max(0, (-(-side // stride) - 1) * stride + kernel - side) if padding is Padding.same else 0
+    return total // 2, total - total // 2
 
 
 def parameter_shapes(config: NetworkConfig, spec: ObsSpec, num_actions: int) -> list[tuple[int, ...]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dqn_cli.config import CnnConfig
-from dqn_cli.networks.shapes import cnn_shapes
+from dqn_cli.networks.shapes import cnn_shapes, zeros
 from dqn_cli.types import ObsSpec
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -55,6 +55,13 @@ class PixelConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight * (1 / 255), self.bias, self.stride)
 
 
+def glorot(network: nn.Module) -> nn.Module:
+    """`network` with weights anew, uniform in +-sqrt(6 / (fan_in + fan_out)), and biases 0 (Glorot & Bengio 2010)."""
+    for w in network.parameters():
+        nn.init.xavier_uniform_(w) if w.dim() > 1 else nn.init.zeros_(w)
+    return network
+
+
 class Cnn(nn.Module):
     """Convolutions over a stack of images, then a fully connected layer: obs [B, *obs_shape] -> [B, features].
 
@@ -68,6 +75,11 @@ class Cnn(nn.Module):
         *shapes, features = cnn_shapes(spec, config)
         self.features = config.units
         self._colored = len(spec.frame_shape) == 3
+        self._zeros = [
+            # as F.pad takes them: the last dimension first
+            (*zeros(width, kernel, stride, config.padding), *zeros(height, kernel, stride, config.padding))
+            for (_, height, width), (_, kernel, stride) in zip(shapes, config.convolutions, strict=True)
+        ]
         self.convolutions = nn.ModuleList(
             (PixelConv2d if i == 0 and spec.dtype == "uint8" else nn.Conv2d)(shapes[i][0], channels, kernel, stride)
             for i, (channels, kernel, stride) in enumerate(config.convolutions)
@@ -79,6 +91,6 @@ class Cnn(nn.Module):
         if self._colored:
             obs = obs.movedim(-1, -3)  # [B, (stack,) C, H, W]
         x = obs.reshape(len(obs), -1, *obs.shape[-2:]).to(torch.float32, memory_format=torch.channels_last)
-        for convolution in self.convolutions:
-            x = F.relu(convolution(x))
+        for convolution, around in zip(self.convolutions, self._zeros, strict=True):
+            x = F.relu(convolution(F.pad(x, around) if any(around) else x))
         return F.relu(self.hidden(x.flatten(1)))

@@ -50,7 +50,7 @@ class Metric(StrEnum):
     )
     RETURN_MEAN = "return_mean", "train", "mean return (raw, undiscounted) of the last 100 training episodes"
     LENGTH_MEAN = "length_mean", "train", "mean length of the last 100 training episodes, in steps"
-    EVAL_RETURN_MEAN = "eval_return_mean", "eval", "mean return of the greedy evaluation episodes"
+    EVAL_RETURN_MEAN = "eval_return_mean", "eval", "mean return of the evaluation episodes"
     EVAL_RETURN_SD = "eval_return_sd", "eval", "standard deviation of the return between evaluation episodes"
     EVAL_LENGTH_MEAN = "eval_length_mean", "eval", "mean length of the evaluation episodes, in steps"
     SECONDS = "seconds", "speed", "wall time since the start, in seconds"

@@ -223,20 +223,20 @@ def test_epsilon_worked_out_by_hand(shown):
 
 
 def test_an_atari_game(shown):
-    out = shown("experiment=dopamine env=Pong replay.capacity=1000")
+    out = shown("experiment=nature env=Pong replay.capacity=1000")
     assert section(out, "environment") == {
         "id": "ALE/Pong-v5",
         "observation": "the last 4 frames, each uint8 of shape [84, 84]",
         "actions": "6",
         "time limit": "27,000 steps (108,000 frames)",
-        "protocol": "engine=native sticky=0.25 noop_max=0 fire_reset=false life_loss=ignore full_actions=false "
+        "protocol": "engine=native sticky=0.0 noop_max=30 fire_reset=false life_loss=terminal full_actions=false "
         "frame_skip=4 max_pool=true max_frames=108000 preprocess=nature resize=null crop=null color=false",
     }
     rows = section(out, "schedule")
     assert rows["steps"] == "50,000,000 (200,000,000 frames)"
-    assert rows["updates"].startswith("12,495,000: ")  # multiples of 4 in (20,000, 50,000,000]
-    assert rows["target syncs"] == "6,250: one per 8,000 steps"
-    assert rows["first update"] == "at step 20,004"
+    assert rows["updates"].startswith("12,487,500: ")  # multiples of 4 in (50,000, 50,000,000]
+    assert rows["target syncs"] == "5,000: one per 10,000 steps"
+    assert rows["first update"] == "at step 50,004"
     rows = section(out, "memory and disk")
     # 4 * 32 * 64 + 32, 32 * 64 * 16 + 64, 64 * 64 * 9 + 64, 3136 * 512 + 512, 512 * 6 + 6
     assert rows["parameters"] == "1,687,206, and as many in the target network"

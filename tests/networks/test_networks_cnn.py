@@ -7,13 +7,15 @@ import torch
 from torch.nn import functional as F
 
 from dqn_cli.build import make_network, to_fast_layout
-from dqn_cli.config import NatureCnnConfig, NipsCnnConfig
+from dqn_cli.config import Init, NatureCnnConfig, NipsCnnConfig, Padding
 from dqn_cli.errors import ConfigError
-from dqn_cli.networks.shapes import cnn_shapes
+from dqn_cli.networks.shapes import cnn_shapes, zeros
 from dqn_cli.networks.torsos import Cnn
 from dqn_cli.types import ObsSpec
 
 ATARI = ObsSpec((84, 84), "uint8", 4)
+SAME = Padding.same
+DOPAMINE = NatureCnnConfig(padding=SAME, init=Init.glorot)  # as its networks have it
 NATURE_BY_HAND = (4 * 64 + 1) * 32 + (32 * 16 + 1) * 64 + (64 * 9 + 1) * 64 + (3136 + 1) * 512 + (512 + 1) * 6
 NIPS_BY_HAND = (4 * 64 + 1) * 16 + (16 * 16 + 1) * 32 + (32 * 81 + 1) * 256 + (256 + 1) * 6
 
@@ -99,3 +101,53 @@ def test_the_fast_layout_changes_no_number_and_survives_the_target_network() -> 
     fast = to_fast_layout(network, torch.device("cpu"))
     assert all(torch.equal(before[name], w) for name, w in fast.state_dict().items())
     assert fast.torso.convolutions[1].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_dopamine_pads_as_same_does_elsewhere() -> None:
+    assert [zeros(84, 8, 4, SAME), zeros(21, 4, 2, SAME), zeros(11, 3, 1, SAME)] == [(2, 2), (1, 2), (1, 1)]
+    assert zeros(84, 8, 4, Padding.valid) == (0, 0)
+    assert zeros(5, 1, 2, SAME) == (0, 0)  # the stride alone leaves ceil(5 / 2)
+    assert cnn_shapes(ATARI, DOPAMINE) == [(4, 84, 84), (32, 21, 21), (64, 11, 11), (64, 11, 11)]
+    assert cnn_shapes(ObsSpec((1, 1), "uint8"), DOPAMINE)[-1] == (64, 1, 1)
+    network = make_network(DOPAMINE, ATARI, 6)
+    convolutions = (4 * 64 + 1) * 32 + (32 * 16 + 1) * 64 + (64 * 9 + 1) * 64
+    assert sum(w.numel() for w in network.parameters()) == convolutions + (64 * 121 + 1) * 512 + (512 + 1) * 6
+
+
+@pytest.mark.parametrize("shape", [(84, 84), (37, 50)])
+def test_the_padded_forward_pass_by_hand(shape) -> None:
+    spec = ObsSpec(shape, "uint8", 4)
+    torso = Cnn(spec, DOPAMINE)
+    obs = torch.randint(0, 256, (2, *spec.obs_shape), dtype=torch.uint8)
+    x = obs.double() / 255
+    for convolution, (channels, kernel, stride) in zip(torso.convolutions, NatureCnnConfig.convolutions, strict=True):
+        rows, columns = (-(-side // stride) for side in x.shape[-2:])
+        top = max(0, (rows - 1) * stride + kernel - x.shape[-2]) // 2
+        left = max(0, (columns - 1) * stride + kernel - x.shape[-1]) // 2
+        around = torch.zeros(2, x.shape[1], x.shape[2] + 2 * kernel, x.shape[3] + 2 * kernel, dtype=torch.float64)
+        around[:, :, kernel:-kernel, kernel:-kernel] = x
+        out = torch.zeros(2, channels, rows, columns, dtype=torch.float64)
+        for row in range(rows):
+            for column in range(columns):
+                i, j = kernel - top + row * stride, kernel - left + column * stride
+                window = around[:, :, i : i + kernel, j : j + kernel].flatten(1)
+                out[:, :, row, column] = window @ convolution.weight.double().flatten(1).T + convolution.bias.double()
+        x = out.relu()
+    features = (x.flatten(1) @ torso.hidden.weight.double().T + torso.hidden.bias.double()).relu()
+    torch.testing.assert_close(torso(obs), features.float())
+
+
+def test_glorot_weights_have_glorots_bound_and_biases_are_zero() -> None:
+    torch.manual_seed(0)
+    network = make_network(DOPAMINE, ATARI, 6)
+    fans = {"convolutions.0": 4 * 64 + 32 * 64, "convolutions.1": 32 * 16 + 64 * 16, "hidden": 7744 + 512, "head": 518}
+    for name, w in network.named_parameters():
+        if name.endswith("bias"):
+            assert not w.any()
+        for layer, fan in fans.items():
+            if name.endswith(f"{layer}.weight"):
+                bound = (6 / fan) ** 0.5
+                assert 0.97 * bound < w.abs().max() <= bound
+                assert w.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    untouched = make_network(NatureCnnConfig(), ATARI, 6)
+    assert all(w.any() for w in untouched.parameters())
