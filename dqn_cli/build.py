@@ -325,8 +325,13 @@ def training_seeds(seed: int) -> SeedOf:
     return lambda lane, episode: seeding.integer(seed, Purpose.TRAIN_ENV, lane) if episode == 0 else None
 
 
-def evaluate_checkpoint(checkpoint: Checkpoint, config: Config, options: EvalConfig) -> EvalResult:
-    """Play `options.episodes` episodes of `config.env` with a checkpoint's policy; film them where that is asked."""
+def evaluate_checkpoint(
+    checkpoint: Checkpoint, config: Config, options: EvalConfig, watch: Callable[[int], None] = lambda done: None
+) -> EvalResult:
+    """Play `options.episodes` episodes of `config.env` with a checkpoint's policy; film them where that is asked.
+
+    `watch` is told the number of episodes that are through.
+    """
     convolutional = is_convolutional(config.network)
     set_threads(options.threads, convolutional)
     device = resolve(options.device, convolutional)
@@ -341,13 +346,16 @@ def evaluate_checkpoint(checkpoint: Checkpoint, config: Config, options: EvalCon
         network = to_fast_layout(load_policy(checkpoint, config, envs.spec, envs.num_actions), device)
         actor = Actor(network, envs.num_actions, FrameStack(envs.spec, lanes), stream, device)
         if options.video is None:
-            return play(actor, envs, options.episodes, options.epsilon, check=lambda: None)
+            return play(actor, envs, options.episodes, options.epsilon or 0.0, watch)
         assert isinstance(envs, GymLanes)
-        return play_filmed(actor, envs, config.env.id, options, options.video)
+        return play_filmed(actor, envs, config.env.id, options, watch)
 
 
-def play_filmed(actor: Actor, envs: GymLanes, title: str, options: EvalConfig, video: str) -> EvalResult:
+def play_filmed(
+    actor: Actor, envs: GymLanes, title: str, options: EvalConfig, watch: Callable[[int], None]
+) -> EvalResult:
     """`play` one episode after the other, into a video. Raises `ConfigError` where the extra `video` is missing."""
+    video = str(options.video)
     try:
         from dqn_cli.training.video import Recorder, video_file
     except ImportError as error:
@@ -355,7 +363,7 @@ def play_filmed(actor: Actor, envs: GymLanes, title: str, options: EvalConfig, v
         raise ConfigError(f"{missing}; pip install 'dqn-cli[video]'") from error
     with video_file(Path(video)) as file:
         recorder = Recorder(actor, envs, file, title)
-        return play(recorder, recorder, options.episodes, options.epsilon, check=lambda: None)
+        return play(recorder, recorder, options.episodes, options.epsilon or 0.0, watch)
 
 
 def load_policy(checkpoint: Checkpoint, config: Config, spec: ObsSpec, num_actions: int) -> nn.Module:

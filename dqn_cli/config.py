@@ -411,10 +411,10 @@ class EvalConfig:
 
     checkpoint: str = knob(MISSING, "run folder or checkpoint folder")
     select: str = knob("best", "best, last, final or a step; of a run folder")
-    protocol: str = knob("greedy", "the rules of play, one of")
+    protocol: str = knob("run", "the rules of play, one of")
     episodes: int = knob(100, "episodes to play; where it is not written, 30 with protocol=nature, 1 with video=", ge=1)
     seed: int = knob(0, "of the episodes", ge=0, le=2**63 - 1)
-    epsilon: float = knob(0.0, "probability of a random action", ge=0, le=1)
+    epsilon: float | None = knob(None, "probability of a random action; null: the protocol's", ge=0, le=1)
     num_envs: int = knob(8, "episodes played side by side", ge=1, le=65_536)
     render: str | None = knob(None, "human: watch in a window")
     video: str | None = knob(None, "FILE.mp4, .webm or .gif: film the episodes, with their Q-values; replaces the file")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def result_folder(checkpoint: Path, settings: EvalConfig) -> Path:
     """`out=`, or a folder of the run named after what determines the result. Made now, before time is spent."""
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    protocol = "" if settings.protocol == "greedy" else f"{settings.protocol}_"
+    protocol = "" if settings.protocol == "run" else f"{settings.protocol}_"
     how = f"{protocol}seed-{settings.seed}_epsilon-{settings.epsilon:g}_episodes-{settings.episodes}"
     folder = run / "eval" / f"{checkpoint.name}_{how}" if settings.out is None else Path(settings.out)
     with writing(folder):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -68,8 +69,7 @@ def usage() -> str:
         "",
         *settings,
         "",
-        "  dqn-eval runs/my_run select=final episodes=20 epsilon=0.05 seed=7",
-        "  dqn-eval runs/my_run/checkpoints/best-000030000 protocol=nature video=game.mp4",
+        "  dqn-eval runs/my_run select=final episodes=20 protocol=nature video=game.mp4",
     ]
     return "\n".join(lines)
 
@@ -101,11 +101,8 @@ def parse(argv: list[str]) -> tuple[EvalConfig, set[str]]:
     settings = EvalConfig(**given)
     check_ranges(settings)
     _refuse_contradictions(settings, given.keys())
-    protocol = PROTOCOLS[settings.protocol]
     if "episodes" not in given:
-        settings.episodes = protocol.episodes if settings.video is None else 1
-    if protocol.epsilon is not None and "epsilon" not in given:
-        settings.epsilon = protocol.epsilon
+        settings.episodes = PROTOCOLS[settings.protocol].episodes if settings.video is None else 1
     if settings.render or settings.video:
         settings.num_envs = 1
     return settings, set(given)
@@ -113,7 +110,7 @@ def parse(argv: list[str]) -> tuple[EvalConfig, set[str]]:
 
 def _refuse_contradictions(settings: EvalConfig, given: Collection[str]) -> None:
     """Raise `ConfigError` for settings that do not go together."""
-    if "epsilon" in given and settings.protocol != "greedy":
+    if settings.epsilon is not None and settings.protocol != "run":
         raise ConfigError(
             f"epsilon={settings.epsilon:g} contradicts protocol={settings.protocol}, which has its own; "
             "remove one of them"
@@ -127,13 +124,13 @@ def _refuse_contradictions(settings: EvalConfig, given: Collection[str]) -> None
 
 def _value(key: str, text: str, hint: Any) -> Any:
     """Text as what the setting takes; null where that is possible."""
-    if text == "null" and hint == str | None:
+    if text == "null" and hint in (str | None, float | None):
         return None
     if not text:
         raise ConfigError(f"{key}= has no value; write one, or leave it out")
-    if hint in (int, float):
+    if hint in (int, float | None):
         try:
-            return hint(text)
+            return int(text) if hint is int else float(text)
         except ValueError:
             if hint is int and re.fullmatch(r"[0-9]+([.][0-9]+)?[eE]\+?[0-9]{1,2}", text) and float(text).is_integer():
                 return int(float(text))
@@ -182,12 +179,22 @@ def _played(settings: EvalConfig, env: EnvConfig) -> EnvConfig:
     return env
 
 
+@contextmanager
+def _counted(episodes: int) -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal how many episodes are through, by what is called with their number."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as view:
+        task = view.add_task("", total=episodes)
+        yield lambda done: view.update(task, completed=done)
+
+
 def _evaluate(settings: EvalConfig, given: set[str]) -> None:
     """Find, read, play, print, write."""
     from dqn_cli.build import evaluate_checkpoint, whole_games
     from dqn_cli.cli.eval_report import facts, result_folder, table, write_files
     from dqn_cli.training import checkpoint as checkpoints
-    from dqn_cli.training.plan import make_epsilon
 
     path = Path(settings.checkpoint)
     folder = checkpoints.find(path, settings.select)
@@ -196,11 +203,12 @@ def _evaluate(settings: EvalConfig, given: set[str]) -> None:
     checkpoint = checkpoints.read(folder, optimizer=False)
     config = trusted_config(checkpoint, folder, settings.module)
     config.env = whole_games(_played(settings, config.env))
-    if PROTOCOLS[settings.protocol].epsilon is None:
-        settings.epsilon = make_epsilon(config.exploration)(config.run.total_steps)
+    if settings.epsilon is None:
+        settings.epsilon = protocols.epsilon(settings.protocol, config)
     out = result_folder(folder, settings)
     try:
-        result = evaluate_checkpoint(checkpoint, config, settings)
+        with _counted(settings.episodes) as watch:
+            result = evaluate_checkpoint(checkpoint, config, settings, watch)
     except BaseException:
         with suppress(OSError):  # nothing was played: what is empty goes
             out.rmdir()

@@ -6,25 +6,26 @@ number of actions) stays as it was trained: where a protocol asks for something 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dqn_cli.config import AtariConfig, EnvConfig
+from dqn_cli.config import AtariConfig, Config, EnvConfig
 from dqn_cli.errors import ConfigError
+from dqn_cli.training.plan import make_epsilon
 
 
 @dataclass(frozen=True)
 class Protocol:
     """Rules of an evaluation.
 
-    epsilon: None is the training's own at its last step; episodes: how many where the user does not say.
+    epsilon: a number, or where the run's configuration has it; episodes: how many where the user does not say.
     rules: settings of `AtariConfig` that it sets; empty leaves the environment as it was trained.
     asks: settings that it would set, were they not part of what the network was trained on.
     """
 
     text: str
-    epsilon: float | None = 0.0
+    epsilon: float | Callable[[Config], float] = 0.0
     episodes: int = 100
     rules: Mapping[str, Any] = field(default_factory=dict)
     asks: Mapping[str, Any] = field(default_factory=dict)
@@ -36,8 +37,15 @@ class Protocol:
 #   episodes of training, this the policy that came out of it.
 # dopamine: github.com/google/dopamine, dqn.gin and atari_lib.py: games of at most 27,000 steps, of 4 frames each.
 PROTOCOLS = {
-    "greedy": Protocol("as trained, epsilon 0 or what epsilon= says"),
-    "training": Protocol("as trained, with the epsilon that training ended with", epsilon=None),
+    "run": Protocol(
+        "as the run's own evaluations, or with epsilon=",
+        epsilon=lambda config: config.run.eval_epsilon,
+    ),
+    "greedy": Protocol("as trained, epsilon 0"),
+    "training": Protocol(
+        "as trained, with the epsilon that training ended with",
+        epsilon=lambda config: make_epsilon(config.exploration)(config.run.total_steps),
+    ),
     "nature": Protocol(
         "epsilon .05, up to 30 no-ops, not sticky, 5 minutes, 30 episodes (Mnih 2015)",
         epsilon=0.05,
@@ -60,6 +68,12 @@ PROTOCOLS = {
 }
 
 
+def epsilon(name: str, config: Config) -> float:
+    """The protocol's probability of a random action, for a policy of a run of `config`."""
+    own = PROTOCOLS[name].epsilon
+    return own(config) if callable(own) else own
+
+
 def under(name: str, env: EnvConfig) -> EnvConfig:
     """`env` with the protocol's rules. Raises `ConfigError` where it has such rules and `env` is no Atari game."""
     rules = PROTOCOLS[name].rules
@@ -68,7 +82,7 @@ def under(name: str, env: EnvConfig) -> EnvConfig:
     if not isinstance(env, AtariConfig):
         raise ConfigError(
             f"protocol={name} has the rules of Atari games, {env.id} was not trained as one; "
-            "write protocol=greedy or protocol=training"
+            "write protocol=greedy, protocol=training, or neither"
         )
     return replace(env, **rules)
 

@@ -51,17 +51,17 @@ class EvalResult:
         return float(low), float(high)
 
 
-def play(actor: Acts, envs: Envs, episodes: int, epsilon: float, check: Callable[[], None]) -> EvalResult:
+def play(actor: Acts, envs: Envs, episodes: int, epsilon: float, check: Callable[[int], None]) -> EvalResult:
     """Play episodes 0 .. `episodes` - 1, episode i on lane i mod E, so that short ones are not over-counted.
 
-    A lane that is through its own episodes goes on, unheeded, until the others are. `check` is called at every step
-    and may raise to stop.
+    A lane that is through its own episodes goes on, unheeded, until the others are. `check` is called at every
+    step with the number of episodes that are through, and may raise to stop.
     """
     lanes = envs.num_envs
     done: dict[int, EpisodeStats] = {}
     frame, first = envs.reset(), np.ones(lanes, dtype=np.bool_)
     while len(done) < episodes:
-        check()
+        check(len(done))
         envs.send(actor.act(frame, first, epsilon))
         step = envs.recv()
         for stats in step.episodes:
@@ -93,15 +93,15 @@ class Evaluator:
         self._envs = make_envs(self._lanes, self._seed_of)
         self._make_actor = make_actor
 
-    def run(self, check: Callable[[], None]) -> EvalResult:
+    def run(self, check: Callable[[int], None]) -> EvalResult:
         """Episodes on the same seeds each time, so that two policies meet the same episodes."""
         return self._play((Purpose.EVAL_ENV, 0), check)
 
-    def confirm(self, step: int, check: Callable[[], None]) -> EvalResult:
+    def confirm(self, step: int, check: Callable[[int], None]) -> EvalResult:
         """Episodes on seeds that nothing was selected by."""
         return self._play((Purpose.BEST_ENV, step), check)
 
-    def _play(self, stream: tuple[Purpose, int], check: Callable[[], None]) -> EvalResult:
+    def _play(self, stream: tuple[Purpose, int], check: Callable[[int], None]) -> EvalResult:
         self._stream = stream
         actor = self._make_actor(self._lanes)  # anew, so that its random actions are the same ones each time
         return play(actor, self._envs, self._episodes, self._epsilon, check)

@@ -56,6 +56,7 @@ class Progress:
         self._samples = deque([(clock(), 0)])  # (time, steps) of the last seconds
         self._drawn_at, self._drawn_steps = clock(), 0
         self._evaluating_since: float | None = None
+        self._evaluated = 0
         self._live: Live | None = None
         if self._console.is_interactive:
             self._live = Live(self, console=self._console, auto_refresh=False)
@@ -88,8 +89,9 @@ class Progress:
             took = self._clock() - begin
             self._samples = deque((at + took, steps) for at, steps in self._samples)
 
-    def tick(self) -> None:
-        """Draw when due, though nothing is new."""
+    def tick(self, episodes: int) -> None:
+        """So many episodes of the evaluation are through; draws when due."""
+        self._evaluated = episodes
         now = self._clock()
         if now - self._drawn_at >= (LINE_EVERY_S if self._live is None else DRAW_EVERY_S):
             self._draw(now)
@@ -145,7 +147,8 @@ class Progress:
         left = max(self._total - self._steps, 0)
         eta = f"eta {timedelta(seconds=round(left / speed))}" if speed > 0 else "eta -:--:--"
         if self._evaluating_since is not None:
-            eta = f"evaluating for {self._clock() - self._evaluating_since:.0f} s"
+            seconds = self._clock() - self._evaluating_since
+            eta = f"evaluating for {seconds:.0f} s, {self._evaluated} episodes"
         view = [
             f"{label} {form.format(self._view[name])}" for name, (label, form) in LABELS.items() if name in self._view
         ]

@@ -160,9 +160,9 @@ class Watcher:
         if self._interrupted.is_set():
             raise Interrupted(f"stopped by Ctrl-C at step {self._now.steps:,}")
 
-    def _while_evaluating(self) -> None:
+    def _while_evaluating(self, episodes: int) -> None:
         self._check_interrupt()
-        self.sinks.progress.tick()
+        self.sinks.progress.tick(episodes)
 
     def _require_finite(self, result: UpdateResult | None) -> None:
         """NaN in the weights never leaves them, so that looking at the newest loss now and then is enough."""

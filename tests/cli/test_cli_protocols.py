@@ -47,7 +47,7 @@ CONFIG = Config(
     replay=UniformConfig(),
     exploration=EpsilonConfig(schedule=EpsilonSchedule.linear, begin=1.0, end=0.5, over_steps=400),
     optimizer=SgdConfig(),
-    run=RunConfig(total_steps=200),
+    run=RunConfig(total_steps=200, eval_epsilon=0.02),
 )
 
 
@@ -63,7 +63,7 @@ def played(monkeypatch):
     """What would have been played; four episodes come of it."""
     calls = []
 
-    def evaluate_checkpoint(checkpoint, config, options):
+    def evaluate_checkpoint(checkpoint, config, options, watch):
         calls.append((config.env, options))
         return EvalResult([1.7, 30.5, 30.5, 59.3], [10, 10, 10, 10])
 
@@ -94,7 +94,7 @@ def test_the_papers_rules(tmp_path, played, name, sticky, noop_max, max_frames, 
     assert (options.epsilon, options.episodes) == (epsilon, episodes)
 
 
-@pytest.mark.parametrize(("name", "epsilon"), [("greedy", 0.0), ("training", 0.75)])
+@pytest.mark.parametrize(("name", "epsilon"), [("run", 0.02), ("greedy", 0.0), ("training", 0.75)])
 def test_as_trained_but_whole_games(tmp_path, played, name, epsilon):
     save(tmp_path)
     assert evaluate([str(tmp_path), f"protocol={name}"]) == 0
@@ -115,7 +115,7 @@ def test_the_networks_input_stays_as_it_was_trained(name):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_other_environments_have_no_such_rules(name):
-    if name in ("greedy", "training"):
+    if name in ("run", "greedy", "training"):
         assert protocols.under(name, CARTPOLE) == CARTPOLE
     else:
         with pytest.raises(ConfigError, match=rf"protocol={name} .* CartPole-v1 was not trained as one"):
@@ -138,28 +138,33 @@ def test_what_a_protocol_asks_for_and_cannot_have():
 @pytest.mark.parametrize(
     ("words", "episodes", "epsilon"),
     [
-        ([], 100, 0.0),
+        ([], 100, 0.02),
         (["epsilon=0.2"], 100, 0.2),
-        (["protocol=greedy", "epsilon=0.2"], 100, 0.2),
+        (["epsilon=0"], 100, 0.0),
+        (["epsilon=null"], 100, 0.02),
+        (["protocol=greedy"], 100, 0.0),
         (["protocol=nature"], 30, 0.05),
         (["protocol=nature", "episodes=100"], 100, 0.05),
         (["protocol=nature", "video=a.gif"], 1, 0.05),
-        (["video=a.mp4"], 1, 0.0),
-        (["video=a.mp4", "episodes=3"], 3, 0.0),
+        (["video=a.mp4"], 1, 0.02),
+        (["video=a.mp4", "episodes=3"], 3, 0.02),
         (["protocol=machado", "seed=3"], 100, 0.01),
     ],
 )
-def test_what_is_not_typed_comes_from_the_protocol(words, episodes, epsilon):
-    settings, _ = parse(["checkpoint=x", *words])
-    assert (settings.episodes, settings.epsilon) == (episodes, epsilon)
+def test_what_is_not_typed_comes_from_the_protocol(tmp_path, played, words, episodes, epsilon):
+    save(tmp_path)
+    assert evaluate([str(tmp_path), *words]) == 0
+    ((_, options),) = played
+    assert (options.episodes, options.epsilon) == (episodes, epsilon)
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["protocol=natur"], "write one of greedy, training, nature, machado, dopamine"),
+        (["protocol=natur"], "write one of run, greedy, training, nature, machado, dopamine"),
         (["protocol=nature", "epsilon=0.1"], "epsilon=0.1 contradicts protocol=nature"),
         (["protocol=training", "epsilon=0"], "epsilon=0 contradicts protocol=training"),
+        (["protocol=greedy", "epsilon=0.2"], "epsilon=0.2 contradicts protocol=greedy"),
         (["video=a.mp4", "render=human"], "render=human and video=a.mp4 cannot both be had"),
         (["video=a.mp4", "num_envs=2"], "num_envs=2 would do nothing: a video shows one"),
         (["video=a.avi"], "video=a.avi is not possible; write a file's name that ends in .mp4, .webm or .gif"),

@@ -112,13 +112,15 @@ ADAM = {"optimizer.lr": 6.25e-5, "optimizer.eps": 7.5e-5, "optimizer.max_grad_no
 @pytest.mark.parametrize("variant", ["vdqn", "tdqn", "ddqn"])
 def test_a_game_brings_the_settings_of_dopamine(variant):
     settings = settled("env=Pong", f"variant={variant}")
-    assert_row(settings, FAMILY | ADAM | {"network.name": "nature_cnn", "optimizer.name": "adam"})
+    network = {"network.name": "nature_cnn", "network.init": "glorot", "network.padding": "valid"}
+    assert_row(settings, FAMILY | ADAM | network | {"optimizer.name": "adam"})
     assert settings.get("variant.target_every") == (None if variant == "vdqn" else 8_000)
 
 
 @pytest.mark.parametrize("network", ["nips_cnn", "mlp"])
 def test_a_game_can_be_seen_by_another_network(network):
-    assert_row(settled("env=Pong", f"network={network}"), FAMILY | ADAM | {"network.name": network})
+    own = {"network.init": "glorot"} if network == "nips_cnn" else {"network.hidden": [256, 256]}
+    assert_row(settled("env=Pong", f"network={network}"), FAMILY | ADAM | own | {"network.name": network})
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,7 @@ def test_what_is_typed_beats_the_family():
 # the presets: published numbers, which change only where a row was copied wrongly
 
 NO_STICKY = {"env.sticky": 0.0, "env.full_actions": False, "env.frame_skip": 4, "env.frame_stack": 4}
+PYTORCH = {"network.padding": "valid", "network.init": "fan_in"}
 ONE_OF_32 = {"replay.batch_size": 32, "replay.n_step": 1, "run.updates_per_round": 1, "num_envs": 1, "reward_clip": 1.0}
 LIVES = {"env.life_loss": "terminal", "env.noop_max": 30, "env.max_pool": True, "env.preprocess": "nature"}
 NATURE = {
@@ -153,11 +156,17 @@ NATURE = {
     **{"env.fire_reset": False, "run.eval_every_steps": 250_000, "run.eval_episodes": 30, "env.max_frames": 108_000},
 }
 ROWS = {
-    "nature": NO_STICKY | ONE_OF_32 | LIVES | NATURE,
-    "double_dqn": NO_STICKY | ONE_OF_32 | LIVES | NATURE | {"variant.name": "ddqn", "run.eval_every_steps": 1_000_000},
+    "nature": NO_STICKY | ONE_OF_32 | LIVES | PYTORCH | NATURE,
+    "double_dqn": NO_STICKY
+    | ONE_OF_32
+    | LIVES
+    | PYTORCH
+    | NATURE
+    | {"variant.name": "ddqn", "run.eval_every_steps": 1_000_000},
     "nips2013": {
         **NO_STICKY,
         **ONE_OF_32,
+        **PYTORCH,
         **{"variant.name": "vdqn", "network.name": "nips_cnn", "loss": "mse", "discount": 0.95},
         **{"optimizer.name": "rmsprop", "optimizer.lr": 2e-4, "optimizer.decay": 0.99, "optimizer.eps": 1e-3},
         **{"optimizer.centered": False, "optimizer.max_grad_norm": None, "replay.capacity": 1_000_000},
@@ -170,6 +179,7 @@ ROWS = {
         **FAMILY,
         **ADAM,
         **{"variant.name": "tdqn", "variant.target_every": 8_000, "network.name": "nature_cnn"},
+        **{"network.padding": "same", "network.init": "glorot"},
         **{"run.total_steps": 50_000_000, "run.eval_epsilon": 0.001, "env.fire_reset": False},
         **{"run.eval_every_steps": 1_000_000, "run.checkpoint_every_steps": 1_000_000, "optimizer.name": "adam"},
     },
@@ -177,6 +187,7 @@ ROWS = {
         **NO_STICKY,
         **ONE_OF_32,
         **LIVES,
+        **PYTORCH,
         **{"variant.name": "tdqn", "variant.target_every": 1_000, "variant.target_unit": "steps", "variant.tau": 1.0},
         **{"network.name": "nature_cnn", "loss": "mse", "discount": 0.99, "optimizer.name": "adam"},
         **{"optimizer.lr": 1e-4, "optimizer.eps": 1e-8 / 2, "optimizer.max_grad_norm": None},
@@ -188,6 +199,7 @@ ROWS = {
         **NO_STICKY,
         **ONE_OF_32,
         **LIVES,
+        **PYTORCH,
         **{"variant.name": "tdqn", "variant.target_every": 1_000, "variant.target_unit": "steps", "variant.tau": 1.0},
         **{"network.name": "nature_cnn", "loss": "huber", "discount": 0.99, "optimizer.name": "adam"},
         **{"optimizer.lr": 1e-4, "optimizer.eps": 1e-8, "optimizer.max_grad_norm": 10.0},

@@ -22,7 +22,7 @@ from atari_console import (
     steps,
 )
 
-from dqn_cli.config import AtariConfig, LifeLoss
+from dqn_cli.config import AtariConfig, Engine, LifeLoss
 from dqn_cli.types import EpisodeStats
 
 
@@ -205,10 +205,11 @@ def test_a_life_lost_begins_a_new_game():
         assert (results[end].next_frame != first).any()
 
 
+@pytest.mark.parametrize("engine", list(Engine))
 @pytest.mark.parametrize("life_loss", list(LifeLoss))
-def test_a_life_lost_at_the_limit(life_loss):
+def test_a_life_lost_at_the_limit(life_loss, engine):
     limit = losses()[0] + 1
-    with closing(make(breakout(life_loss=life_loss, max_frames=4 * limit), seed_of=same_seed)) as lanes:
+    with closing(make(breakout(engine, life_loss=life_loss, max_frames=4 * limit), seed_of=same_seed)) as lanes:
         lanes.reset()
         *_, last = steps(lanes, ACTIONS[:limit])
     assert last.first.tolist() == [True]

@@ -57,7 +57,7 @@ class Still:
 @pytest.mark.parametrize("lanes", [1, 3, 8])
 def test_each_episode_counts_once_however_the_lanes_are_cut(lanes: int) -> None:
     envs = Lottery(lanes, lambda lane, episode: integer(5, Purpose.EVAL_ENV, lane + episode * lanes))
-    result = play(Still(), envs, 13, 0.0, check=lambda: None)
+    result = play(Still(), envs, 13, 0.0, check=lambda done: None)
     wanted = [1 + integer(5, Purpose.EVAL_ENV, i) % 20 for i in range(13)]
     assert result.lengths == wanted
     assert result.scores == wanted
@@ -65,8 +65,8 @@ def test_each_episode_counts_once_however_the_lanes_are_cut(lanes: int) -> None:
 
 def test_an_evaluation_repeats_itself_and_a_confirmation_meets_fresh_episodes() -> None:
     evaluator = Evaluator(Lottery, lambda lanes: Still(), seed=0, episodes=9)
-    first, again = evaluator.run(lambda: None), evaluator.run(lambda: None)
-    at_10, at_20 = evaluator.confirm(10, lambda: None), evaluator.confirm(20, lambda: None)
+    first, again = evaluator.run(lambda done: None), evaluator.run(lambda done: None)
+    at_10, at_20 = evaluator.confirm(10, lambda done: None), evaluator.confirm(20, lambda done: None)
     assert first == again
     for result, stream in ((first, (Purpose.EVAL_ENV, 0)), (at_10, (Purpose.BEST_ENV, 10))):
         assert result.lengths == [1 + integer(0, *stream, i) % 20 for i in range(9)]
@@ -79,7 +79,7 @@ def test_an_evaluation_is_greedy_and_begins_in_every_lane_at_an_episodes_start(e
     evaluator = Evaluator(Lottery, lambda lanes: actor, seed=0, episodes=episodes)
     for _ in range(2):
         actor.told.clear()
-        evaluator.run(lambda: None)
+        evaluator.run(lambda done: None)
         assert actor.told[0] == ([True] * lanes, 0.0)
         assert {epsilon for _, epsilon in actor.told} == {0.0}
 
@@ -92,14 +92,14 @@ def test_an_evaluation_explores_as_it_is_told_with_a_new_actor_each_time() -> No
         return actors[-1]
 
     evaluator = Evaluator(Lottery, make_actor, seed=0, episodes=3, epsilon=0.25)
-    evaluator.run(lambda: None)
-    evaluator.confirm(10, lambda: None)
+    evaluator.run(lambda done: None)
+    evaluator.confirm(10, lambda done: None)
     assert len(actors) == 2
     assert {epsilon for actor in actors for _, epsilon in actor.told} == {0.25}
 
 
 def test_an_evaluation_can_be_stopped() -> None:
-    def check() -> None:
+    def check(done: int) -> None:
         raise Interrupted("stop")
 
     with pytest.raises(Interrupted):

@@ -208,12 +208,12 @@ def test_an_evaluation_is_shown_and_is_no_part_of_the_speed(make):
     progress.update(500)
     with progress.evaluating():
         clock.now += 0.1
-        progress.tick()  # not due
+        progress.tick(3)  # not due
         seen = file.getvalue()
         assert "evaluating" not in seen
         clock.now += 39.9
-        progress.tick()
-    assert "| evaluating for 40 s" in file.getvalue()[len(seen) :]
+        progress.tick(3)
+    assert "| evaluating for 40 s, 3 episodes" in file.getvalue()[len(seen) :]
     assert "eta" not in file.getvalue()[len(seen) :]
     clock.now += 5
     progress.update(1000)

@@ -120,7 +120,7 @@ def test_every_picture_is_shown_once_with_the_values_of_its_observation(monkeypa
     monkeypatch.setattr(video, "Scene", BareScene)
     file, envs = Takes(), Film([2, 1, 5])
     recorder = Recorder(Decides(), envs, file, "Film-v0")
-    result = play(recorder, recorder, 2, 0.0, check=lambda: None)
+    result = play(recorder, recorder, 2, 0.0, check=lambda done: None)
     assert (result.scores, result.lengths) == ([1.0, 0.5], [2, 1])
     seen = [
         (number, moment.episode, moment.step, moment.score, float(moment.q[0]), moment.over)

@@ -49,7 +49,7 @@ class Progress:
         yield
         self.in_evaluation = False
 
-    def tick(self) -> None:
+    def tick(self, episodes: int) -> None:
         assert self.in_evaluation
         self.ticks += 1
 
@@ -61,13 +61,13 @@ class Evaluator:
         self.looks, self.confirmations = looks, confirmations
         self.confirmed_at: list[int] = []
 
-    def run(self, check: Callable[[], None]) -> EvalResult:
-        check()
+    def run(self, check: Callable[[int], None]) -> EvalResult:
+        check(0)
         return EvalResult([self.looks.pop(0)], [1])
 
-    def confirm(self, step: int, check: Callable[[], None]) -> EvalResult:
+    def confirm(self, step: int, check: Callable[[int], None]) -> EvalResult:
         self.confirmed_at.append(step)
-        check()
+        check(0)
         return EvalResult([self.confirmations.pop(0)], [1])
 
 
