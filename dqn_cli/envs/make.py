@@ -53,6 +53,9 @@ def describe_gym(config: GymConfig) -> EnvFacts:
         with suppress(Exception):  # what was seen counts
             env.close()
     limit, notices = _time_limit(config, _registered(config))
+    if config.id.startswith("ALE/"):
+        game = config.id.removeprefix("ALE/").rpartition("-v")[0]
+        notices.append(f"{config.id} is played as it is registered; env={game} shows it as the papers do")
     return EnvFacts(spec, num_actions, isinstance(space, Discrete), limit, notices)
 
 

@@ -73,9 +73,10 @@ def test_a_module_is_imported_for_its_ids(tmp_path, monkeypatch):
         registry.pop("Mine-v0", None)
 
 
-def test_atari_comes_as_one_flat_frame():
+def test_an_atari_game_as_registered_keeps_its_picture_and_the_other_way_is_told():
     facts = describe(GymConfig(id="ALE/Pong-v5"))
     assert (facts.spec.frame_shape, facts.spec.dtype, facts.num_actions) == ((210, 160, 3), "uint8", 6)
+    assert facts.notices[-1] == "ALE/Pong-v5 is played as it is registered; env=Pong shows it as the papers do"
 
 
 @pytest.mark.parametrize(
