@@ -83,7 +83,8 @@ class RunSummary:
         frames = f" ({self.final.step * frame_skip:,} frames)" if frame_skip is not None else ""
         folder = _shown(self.run_dir)
         episodes = len(self.final.result.scores)
-        how = "greedy episodes" if epsilon == 0 else f"episodes with epsilon {epsilon:g}"
+        plural = "s" * (episodes != 1)
+        how = f"greedy episode{plural}" if epsilon == 0 else f"episode{plural} with epsilon {epsilon:g}"
         return [
             f"finished   {self.final.step:,} steps{frames} in {self.seconds:.0f} s{goal}",
             f"final      return {_score(self.final.result)} over {episodes} {how}",

@@ -83,7 +83,7 @@ def _machine(config: Config) -> None:
 def _atari(env: AtariConfig, typed_keys: Typed) -> None:
     if env.resize is not None:
         _dead(["env.preprocess"], typed_keys, f"env.resize={env.resize}", "leave out env.resize")
-    if env.frame_skip == 1:
+    if env.frame_skip == 1 and env.max_pool:
         _dead(["env.max_pool"], typed_keys, "env.frame_skip=1", "write env.frame_skip=4")
     if env.max_frames < env.frame_skip:
         raise ConfigError(

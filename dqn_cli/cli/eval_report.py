@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqn_cli.cli import protocols
-from dqn_cli.config import Config, EvalConfig
+from dqn_cli.config import AtariConfig, Config, EnvConfig, EvalConfig
 from dqn_cli.envs import atari_scores
 from dqn_cli.errors import writing
 from dqn_cli.training.manifest import versions
@@ -16,12 +16,15 @@ from dqn_cli.validate import plain
 if TYPE_CHECKING:
     from dqn_cli.training.evaluator import EvalResult
 
+HUMAN_FRAMES = 108_000  # half an hour
+
 
 def result_folder(checkpoint: Path, settings: EvalConfig) -> Path:
     """`out=`, or a folder of the run named after what determines the result. Made now, before time is spent."""
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     protocol = "" if settings.protocol == "run" else f"{settings.protocol}_"
-    how = f"{protocol}seed-{settings.seed}_epsilon-{settings.epsilon:g}_episodes-{settings.episodes}"
+    lanes = "" if settings.num_envs == EvalConfig.num_envs else f"_envs-{settings.num_envs}"
+    how = f"{protocol}seed-{settings.seed}_epsilon-{settings.epsilon:g}_episodes-{settings.episodes}{lanes}"
     folder = run / "eval" / f"{checkpoint.name}_{how}" if settings.out is None else Path(settings.out)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +48,7 @@ def facts(checkpoint: Path, step: int, config: Config, settings: EvalConfig, res
         "step": step,
         "env": config.env.id,
         "env_rules": plain(config)["env"],
-        "notes": protocols.differences(settings.protocol, config.env),
+        "notes": [*protocols.differences(settings.protocol, config.env), *_unlike_the_human(config.env)],
         "versions": versions(),
     }
 
@@ -100,6 +103,13 @@ def table(content: dict[str, Any], result: EvalResult, checkpoint: Path, note: s
     rows = {name: value for name, value in rows.items() if value}
     width = max(map(len, rows)) + 1
     return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items())
+
+
+def _unlike_the_human(env: EnvConfig) -> list[str]:
+    """A note where the games were shorter than those of the scores that they are compared with."""
+    if not isinstance(env, AtariConfig) or env.id not in atari_scores.REFERENCES or env.max_frames >= HUMAN_FRAMES:
+        return []
+    return [f"the human's games lasted up to {HUMAN_FRAMES:,} frames, these at most {env.max_frames:,}"]
 
 
 def _percent(content: dict[str, Any]) -> str:

@@ -7,10 +7,12 @@ environment's name makes this command import a module, unless the user writes th
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -33,6 +35,8 @@ from dqn_cli.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from dqn_cli.training.checkpoint import Checkpoint
+
+SCREENS = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}  # variables, one of which a window needs on Linux
 
 # values that are refused before anything is loaded, and what to write instead
 FORMS = {
@@ -120,6 +124,8 @@ def _refuse_contradictions(settings: EvalConfig, given: Collection[str]) -> None
     shows_one = "render=human" if settings.render else "a video" if settings.video else None
     if shows_one and settings.num_envs != 1 and "num_envs" in given:
         raise ConfigError(f"num_envs={settings.num_envs} would do nothing: {shows_one} shows one; remove it")
+    if settings.render and sys.platform == "linux" and not SCREENS & {*os.environ}:
+        raise ConfigError("render=human needs a screen, and DISPLAY is not set; write video=out.mp4")
 
 
 def _value(key: str, text: str, hint: Any) -> Any:
@@ -152,11 +158,12 @@ def trusted_config(checkpoint: Checkpoint, folder: Path, module: str | None) -> 
 
     Raises `CheckpointError` where it is not valid, `ConfigError` where a module has to be written.
     """
+    from dqn_cli.settle import settle
     from dqn_cli.validate import typed
 
     try:
         config = typed(checkpoint.config)
-        check_ranges(config)
+        settle(deepcopy(config), ())  # it may clip, and what was trained with counts
     except Exception as error:  # data that nobody vouches for may break a parser in any way
         raise CheckpointError(f"{folder}/config.json: not a run's configuration: {error}") from error
     if ":" in config.env.id:
@@ -205,13 +212,15 @@ def _evaluate(settings: EvalConfig, given: set[str]) -> None:
     config.env = whole_games(_played(settings, config.env))
     if settings.epsilon is None:
         settings.epsilon = protocols.epsilon(settings.protocol, config)
+    had = settings.out is not None and Path(settings.out).exists()
     out = result_folder(folder, settings)
     try:
         with _counted(settings.episodes) as watch:
             result = evaluate_checkpoint(checkpoint, config, settings, watch)
     except BaseException:
-        with suppress(OSError):  # nothing was played: what is empty goes
-            out.rmdir()
+        with suppress(OSError):  # nothing was played: what was made for it and is empty goes
+            if not had:
+                out.rmdir()
             if settings.out is None:
                 out.parent.rmdir()
         raise

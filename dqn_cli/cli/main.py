@@ -118,7 +118,8 @@ def _flush() -> None:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # what a file or an environment says is shown, and not obeyed by the terminal
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split()))
     if isinstance(error, UserError):
         return text
     return f"{type(error).__name__}: {text}, which is a bug of dqn-cli; set HYDRA_FULL_ERROR=1 to see its traceback"

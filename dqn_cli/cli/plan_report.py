@@ -25,6 +25,7 @@ from dqn_cli.config import (
 )
 from dqn_cli.envs.make import EnvFacts
 from dqn_cli.errors import UserError
+from dqn_cli.training.evaluator import EVAL_LANES
 from dqn_cli.training.forecast import Forecast
 from dqn_cli.training.plan import make_epsilon, make_lr
 from dqn_cli.training.probe import Speed
@@ -167,10 +168,13 @@ def expected_time(config: Config, facts: EnvFacts, totals: Forecast, speed: Spee
     where = f"on {speed.device} with {speed.threads} thread{'s' * (speed.threads > 1)}, as busy as this machine is now"
     yield _row("probe", f"{1e3 * speed.step_seconds:.3g} ms a step{update}, {where}")
     yield _row("expected", f"{duration(speed.seconds(totals.steps, totals.updates))}, evaluations not counted")
-    longest = 2 * totals.evaluations * config.run.eval_episodes * facts.time_limit_steps * speed.step_seconds
+    rounds = -(-config.run.eval_episodes // EVAL_LANES)
+    lanes = min(config.run.eval_episodes, EVAL_LANES)  # all of them go on until the last one is through
+    longest = 2 * totals.evaluations * rounds * lanes * facts.time_limit_steps * speed.step_seconds
     yield _row(
         "evaluations",
-        f"at most {duration(longest)}: if every episode lasted to its time limit and every evaluation were a new best",
+        f"at most about {duration(longest)}: if every episode lasted to its time limit and every evaluation were a new "
+        "best",
     )
 
 

@@ -45,15 +45,16 @@ def _check_table(config: Config, facts: EnvFacts) -> None:
 def _check_network(config: Config, facts: EnvFacts) -> None:
     """Weights that no checkpoint could hold are refused before they are made."""
     network = config.network
-    shapes = parameter_shapes(network, facts.spec, facts.num_actions)
-    if not isinstance(network, MlpConfig):
-        return
-    weights = sum(map(math.prod, shapes))
+    weights = sum(map(math.prod, parameter_shapes(network, facts.spec, facts.num_actions)))
     copies = 2 if isinstance(config.variant, TdqnConfig) else 1
     if (needed := 4 * copies * weights) > MAX_MODEL_BYTES:
+        if isinstance(network, MlpConfig):
+            cause, remedy = f"network.hidden={network.hidden}", "fewer units"
+        else:
+            cause, remedy = f"network={network.name} on {list(facts.spec.obs_shape)}", "smaller observations"
         raise ConfigError(
-            f"network.hidden={network.hidden} makes {weights:,} weights, {needed / 1e9:.1f} GB in a checkpoint; "
-            f"at most {MAX_MODEL_BYTES / 1e9:.1f} GB are possible, write fewer units"
+            f"{cause} makes {weights:,} weights, {needed / 1e9:.1f} GB in a checkpoint; "
+            f"at most {MAX_MODEL_BYTES / 1e9:.1f} GB are possible, write {remedy}"
         )
 
 

@@ -80,7 +80,7 @@ def screen_of(config: AtariConfig) -> Screen:
 def registered_rom(env_id: str) -> str:
     """The name of the game's ROM, from its entry in Gymnasium's registry. Raises `ConfigError`."""
     entry = gymnasium.registry.get(env_id)
-    if entry is None or "game" not in entry.kwargs:
+    if not env_id.startswith("ALE/") or entry is None or "game" not in entry.kwargs:
         raise ConfigError(f"env.id={env_id} is not an Atari game of ale-py; dqn-train --list envs shows them")
     return str(entry.kwargs["game"])
 

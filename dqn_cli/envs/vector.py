@@ -50,7 +50,9 @@ class GymLanes:
             self.num_actions, first_action = action_range(config.id, envs[0].action_space)
             stack.pop_all()
         self.fps = float(envs[0].metadata.get("render_fps") or DEFAULT_FPS)
-        self.action_names = _action_names(envs[0], self.num_actions)
+        self.action_names = [str(action) for action in range(self.num_actions)]
+        if render == "rgb_array":
+            self.action_names = _meanings(envs[0], self.num_actions) or self.action_names
         self._lanes = [
             _Lane(config.id, i, env, write, first_action, keeps_pictures=render == "rgb_array" and i == 0)
             for i, env in enumerate(envs)
@@ -224,6 +226,10 @@ class _Lane:
         return f"env {self._id}: {text} (lane {self.index}, episode {self.episode}, step {self.length})"
 
 
-def _action_names(env: gymnasium.Env[Any, Any], number: int) -> list[str]:
-    meanings = getattr(env.unwrapped, "get_action_meanings", None)
-    return [str(name) for name in meanings()] if meanings else [str(action) for action in range(number)]
+def _meanings(env: gymnasium.Env[Any, Any], number: int) -> list[str]:
+    """What the actions are called; empty where the environment has no `number` names for them."""
+    try:
+        names = [str(name) for name in env.unwrapped.get_action_meanings()]  # type: ignore[attr-defined]
+    except Exception:  # not every environment has them, and a wrapper may have fewer actions
+        return []
+    return names if len(names) == number else []

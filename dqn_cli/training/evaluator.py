@@ -13,6 +13,8 @@ from dqn_cli.seeding import Purpose, integer
 from dqn_cli.training.trainer import Acts, Envs
 from dqn_cli.types import EpisodeStats
 
+EVAL_LANES = 8  # episodes of an evaluation that are played side by side
+
 
 @dataclass(frozen=True)
 class EvalResult:
@@ -85,7 +87,7 @@ class Evaluator:
     def __init__(
         self, make_envs: MakeEnvs, make_actor: Callable[[int], Acts], seed: int, episodes: int, epsilon: float = 0.0
     ):
-        self._lanes = min(episodes, 8)
+        self._lanes = min(episodes, EVAL_LANES)
         self._seed = seed
         self._episodes = episodes
         self._epsilon = epsilon

@@ -59,7 +59,7 @@ def error(capsys: pytest.CaptureFixture[str], *argv: object, code: int) -> str:
 def test_result_on_the_terminal_and_on_disk(run, capsys):
     assert evaluate([f"checkpoint={run}", "episodes=5", "epsilon=0.25", "seed=7", "num_envs=2"]) == 0
     out = capsys.readouterr().out
-    folder = run / "eval" / "best-000000030_seed-7_epsilon-0.25_episodes-5"
+    folder = run / "eval" / "best-000000030_seed-7_epsilon-0.25_episodes-5_envs-2"
     result = json.loads((folder / "eval.json").read_text())
     with (folder / "episodes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

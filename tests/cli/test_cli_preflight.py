@@ -45,6 +45,13 @@ def test_a_network_that_no_checkpoint_holds_is_refused():
         preflight(config(network=MlpConfig(hidden=[widest, widest]), variant=DdqnConfig(target_every=100)), ())
 
 
+def test_a_convolutional_network_that_no_checkpoint_holds_is_refused():
+    game = AtariConfig(id="ALE/Pong-v5", resize=[1024, 1024], frame_stack=1)
+    message = r"^network=nature_cnn on \[1024, 1024\] makes 503,\d+,\d+ weights, 4.0 GB .* write smaller observations$"
+    with pytest.raises(ConfigError, match=message):
+        preflight(config(game=game, network=NatureCnnConfig(), variant=DdqnConfig(target_every=100)), ())
+
+
 def test_what_fits_is_described():
     facts, notices = preflight(config(), ())
     assert (facts.spec.frame_shape, facts.num_actions, facts.discrete) == ((4,), 2, False)
@@ -77,6 +84,7 @@ def test_an_atari_game_is_described_without_being_played():
             r"^env.resize=\[84\] is not possible; write \[height,width",
         ),
         ({"game": AtariConfig(id="ALE/Brekout-v5")}, "^env.id=ALE/Brekout-v5 is not an Atari game"),
+        ({"game": AtariConfig(id="PongNoFrameskip-v4")}, "^env.id=PongNoFrameskip-v4 is not an Atari game"),
         ({"game": AtariConfig(id="CartPole-v1")}, "^env.id=CartPole-v1 is not an Atari game"),
     ],
 )

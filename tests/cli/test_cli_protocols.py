@@ -177,7 +177,8 @@ def test_contradictions(words, part):
         parse(["checkpoint=x", *words])
 
 
-def test_what_is_shown_is_played_by_the_engine_that_can_show(tmp_path, played):
+def test_what_is_shown_is_played_by_the_engine_that_can_show(tmp_path, played, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
     save(tmp_path)
     assert evaluate([str(tmp_path), "render=human"]) == 0
     assert evaluate([str(tmp_path), "video=a.mp4"]) == 0
@@ -194,10 +195,50 @@ def test_the_protocol_stands_in_everything_that_is_left(tmp_path, played, capsys
     assert result["env_rules"] == plain(replace(CONFIG, env=played[0][0]))["env"]
     assert result["env_rules"]["max_frames"] == 18_000
     assert result["env_rules"]["life_loss"] == "ignore"
-    assert result["notes"] == protocols.differences("machado", TRAINED)
+    short = "the human's games lasted up to 108,000 frames, these at most 18,000"
+    assert result["notes"] == [*protocols.differences("machado", TRAINED), short]
     shown = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert shown["protocol"] == "machado (sticky=0.25, noop_max=0, fire_reset=false, max_frames=18000)"
-    assert shown["note"] == result["notes"][0]
+    assert shown["note"] == "; ".join(result["notes"])
+
+
+def test_the_folder_says_how_many_were_played_side_by_side(tmp_path, played):
+    save(tmp_path)
+    for words in (["episodes=4"], ["episodes=4", "num_envs=2"], ["episodes=4", "video=a.mp4"]):
+        assert evaluate([str(tmp_path), *words]) == 0
+    name = "best-000000009_seed-0_epsilon-0.02_episodes-4"
+    assert {path.name for path in (tmp_path / "eval").iterdir()} == {name, f"{name}_envs-2", f"{name}_envs-1"}
+
+
+def test_a_folder_of_the_users_stays_where_nothing_was_played(tmp_path, capsys, monkeypatch):
+    save(tmp_path)
+    (tmp_path / "mine").mkdir()
+    words = [str(tmp_path), "device=cuda:99"]
+    assert evaluate([*words, f"out={tmp_path / 'mine'}"]) == evaluate([*words, f"out={tmp_path / 'new'}"]) == 2
+    assert (tmp_path / "mine").is_dir()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_window_needs_a_screen(monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"^render=human needs a screen, and DISPLAY is not set; write video="):
+        parse(["checkpoint=x", "render=human"])
+    monkeypatch.setenv("DISPLAY", ":0")
+    parse(["checkpoint=x", "render=human"])
+
+
+def test_what_training_would_refuse_no_checkpoint_may_have(tmp_path, capsys):
+    exploration = EpsilonConfig(schedule=EpsilonSchedule.exponential, begin=0.0)
+    save(tmp_path, replace(CONFIG, exploration=exploration))
+    assert evaluate([str(tmp_path), "protocol=training"]) == 3
+    assert "needs both above 0" in capsys.readouterr().err
+
+
+def test_what_is_told_cannot_steer_the_terminal(capsys):
+    assert evaluate(["checkpoint=x", "select=\x1b[31m"]) == 2
+    assert r"select=\x1b[31m is not possible" in capsys.readouterr().err
 
 
 def test_human_normalized_score(tmp_path, played, capsys):

@@ -241,6 +241,10 @@ def test_the_planned_updates_are_those_of_the_loop(lanes, n_step, starts, every,
     assert planned_updates(made) == sum(plan.due(at, at + lanes) for at in range(0, 1000, lanes))
 
 
+def test_no_pooling_is_no_contradiction_where_there_is_nothing_to_pool():
+    assert settle(atari(frame_skip=1, max_pool=False), ("env.max_pool",)) == []
+
+
 def test_a_delay_that_is_too_long_for_the_run_is_clipped_and_the_decay_fits_in_the_rest():
     short = config(exploration=EpsilonConfig(delay_steps=501, over_steps=5000))
     assert settle(short, ()) == [

@@ -307,7 +307,7 @@ def test_a_checkpoint_plays_as_it_did_in_the_run(tmp_path: Path) -> None:
         network = build.load_policy(checkpoint, config, envs.spec, envs.num_actions)
         stream, device = np.random.default_rng(0), torch.device("cpu")
         actor = Actor(network, envs.num_actions, FrameStack(envs.spec, 3), stream, device)
-        assert play(actor, envs, 3, 0.0, lambda: None) == summary.final.result
+        assert play(actor, envs, 3, 0.0, lambda done: None) == summary.final.result
     assert summary.final.step == 400
 
 
