@@ -84,7 +84,7 @@ def environment(config: Config, facts: EnvFacts) -> Iterator[str]:
     if isinstance(config.env, AtariConfig):
         common, own = {f.name for f in fields(EnvConfig)}, plain(config)["env"]
         options = [f"{name}={shown(value)}" for name, value in own.items() if name not in common]
-        yield _row("protocol", " ".join(options))
+        yield _row("rules", " ".join(options))
 
 
 def schedule(config: Config, facts: EnvFacts, totals: Forecast) -> Iterator[str]:

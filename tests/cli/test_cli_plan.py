@@ -229,7 +229,7 @@ def test_an_atari_game(shown):
         "observation": "the last 4 frames, each uint8 of shape [84, 84]",
         "actions": "6",
         "time limit": "27,000 steps (108,000 frames)",
-        "protocol": "engine=native sticky=0.0 noop_max=30 fire_reset=false life_loss=terminal full_actions=false "
+        "rules": "engine=native sticky=0.0 noop_max=30 fire_reset=false life_loss=terminal full_actions=false "
         "frame_skip=4 max_pool=true max_frames=108000 preprocess=nature resize=null crop=null color=false",
     }
     rows = section(out, "schedule")
@@ -284,7 +284,8 @@ def test_the_time_follows_from_the_probe(trainer, capfd):
     rows = section(out, "time")
     assert rows["probe"] == "2 ms a step and 30 ms an update, on cpu with 1 thread, as busy as this machine is now"
     assert rows["expected"] == "17 min, evaluations not counted"  # 60,000 * 2 ms + 29,500 * 30 ms = 1005 s
-    assert rows["evaluations"].startswith("at most 8 min: ")  # twice 12 * 20 * 500 steps of 2 ms
+    # twice 12 * 24 * 500 steps of 2 ms: 20 episodes on 8 lanes are 3 rounds
+    assert rows["evaluations"].startswith("at most about 10 min: ")
     sys.modules["dqn_cli.build"].probe = lambda config: Speed("cpu", 2, 0.002, 0.0)
     assert plan(["env=Taxi", "variant=qlearning"]) == 0
     out, _ = capfd.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,9 @@ def test_the_readme_names_every_choice_and_every_preset() -> None:
             if "/schema/env@env: atari" in path.read_text():
                 continue  # 104 games, which `dqn-train --list envs` names
             assert f"`{path.stem}" in readme, f"{group}={path.stem}"
+
+
+def test_everything_that_the_readme_links_to_is_there() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert "docs/video.png" in targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
