@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 
 import psutil
 import torch
 
+from dqn_cli.cores import usable_cores
 from dqn_cli.errors import ConfigError
 from dqn_cli.types import Batch
 
@@ -44,11 +44,6 @@ def set_threads(setting: str, convolutional: bool) -> int:
         raise ConfigError(f"threads={setting} is not possible here; write auto or a number from 1 to {cores}")
     torch.set_num_threads(count)
     return count
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -10,7 +10,6 @@ is stale. Nothing is bootstrapped from it.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
 from dqn_cli.config import AtariConfig, LifeLoss, Preprocess
+from dqn_cli.cores import usable_cores
 from dqn_cli.envs.make import EnvFacts, SeedOf
+from dqn_cli.envs.spaces import checked_actions
 from dqn_cli.errors import ConfigError
 from dqn_cli.types import EpisodeStats, ObsSpec, StepResult
 
@@ -128,7 +129,7 @@ class AtariLanes:
         self._env = AtariVectorEnv(
             registered_rom(config.id),
             num_envs,
-            num_threads=max(1, min(num_envs, _cores() - 1)),
+            num_threads=max(1, min(num_envs, usable_cores() - 1)),
             max_num_frames_per_episode=OUT_OF_REACH,
             repeat_action_probability=config.sticky,
             full_action_space=config.full_actions,
@@ -168,10 +169,7 @@ class AtariLanes:
         """
         if self._in_flight:
             raise RuntimeError("send without recv")
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.shape} of {actions.dtype}")
-        if actions.min() < 0 or actions.max() >= self.num_actions:
-            raise ValueError(f"actions must be in [0, {self.num_actions}), got {actions.tolist()}")
+        checked_actions(actions, self.num_envs, self.num_actions)
         self._env.send(actions.astype(np.int64))
         self._in_flight = True
 
@@ -221,8 +219,3 @@ class AtariLanes:
     def close(self) -> None:
         """Stop the threads; they finish the steps under way."""
         vars(self).pop("_env", None)  # ale-py's own close() leaves them waiting until nobody knows the engine any more
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -70,6 +70,16 @@ def action_range(env_id: str, space: Any) -> tuple[int, int]:
     raise ConfigError(f"env.id={env_id} has actions {brief(space)}: DQN needs one action out of a finite set; {hint}")
 
 
+def checked_actions(actions: NDArray[Any], num_envs: int, num_actions: int) -> list[int]:
+    """The actions `[E]` as a list. Raises `ValueError` unless each is in [0, num_actions): others are our bug."""
+    if actions.shape != (num_envs,) or actions.dtype.kind not in "iu":
+        raise ValueError(f"actions must be {num_envs} integers, got {actions.shape} of {actions.dtype}")
+    chosen: list[int] = actions.tolist()
+    if min(chosen) < 0 or max(chosen) >= num_actions:
+        raise ValueError(f"actions must be in [0, {num_actions}), got {chosen}")
+    return chosen
+
+
 class _Unsupported(Exception):
     """A space that is not in the table."""
 

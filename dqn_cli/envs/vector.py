@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dqn_cli.config import EnvConfig
 from dqn_cli.envs.make import SeedOf, make_env, missing_dependency, one_line
-from dqn_cli.envs.spaces import Frame, Misfit, Write, action_range, brief, observer
+from dqn_cli.envs.spaces import Frame, Misfit, Write, action_range, brief, checked_actions, observer
 from dqn_cli.errors import EnvironmentFault, NumericalError, UserError
 from dqn_cli.types import EpisodeStats, StepResult
 
@@ -82,12 +82,7 @@ class GymLanes:
 
     def send(self, actions: NDArray[np.int64]) -> None:
         """Take the actions `[E]`, each in [0, num_actions). Raises `ValueError` for others: they are our bug."""
-        chosen = actions.tolist()
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.shape} of {actions.dtype}")
-        if min(chosen) < 0 or max(chosen) >= self.num_actions:
-            raise ValueError(f"actions must be in [0, {self.num_actions}), got {chosen}")
-        self._actions = chosen
+        self._actions = checked_actions(actions, self.num_envs, self.num_actions)
 
     def recv(self) -> StepResult:
         """Step every lane, begin the next episode where one ended. Raises `RuntimeError` without a `send` before."""

@@ -245,7 +245,7 @@ def test_games_are_seeded_as_asked():
 
 def test_lanes_play_what_they_would_play_alone(monkeypatch):
     """Lanes beside them that end and begin, and the number of threads, change nothing."""
-    monkeypatch.setattr("dqn_cli.envs.atari._cores", lambda: 4)
+    monkeypatch.setattr("dqn_cli.envs.atari.usable_cores", lambda: 4)
     config = breakout(sticky=0.25, noop_max=10, life_loss=LifeLoss.reset)
 
     def seed_of(lane, episode):
