@@ -117,9 +117,13 @@ def make_network(config: NetworkConfig, spec: ObsSpec, num_actions: int) -> nn.M
     raise AssertionError(config)
 
 
-def is_convolutional(config: NetworkConfig) -> bool:
-    """Whether a GPU, or several cores, are worth their overhead."""
-    return isinstance(config, CnnConfig)
+def prepare(network: NetworkConfig, wanted: Config | EvalConfig) -> tuple[int, torch.device]:
+    """Give torch the threads that are wanted; their number, and the device. Raises `ConfigError` for what is not here.
+
+    A GPU, or several cores, are worth their overhead for convolutions.
+    """
+    convolutional = isinstance(network, CnnConfig)
+    return set_threads(wanted.threads, convolutional), resolve(wanted.device, convolutional)
 
 
 def to_fast_layout(network: nn.Module, device: torch.device) -> nn.Module:
@@ -227,8 +231,7 @@ class Parts:
 
 def make_parts(config: Config, stack: ExitStack) -> Parts:
     """Build the parts that a run is made of; what needs closing is left to `stack`."""
-    convolutional = is_convolutional(config.network)
-    threads, device = set_threads(config.threads, convolutional), resolve(config.device, convolutional)
+    threads, device = prepare(config.network, config)
     envs = stack.enter_context(closing(make_lanes(config.env, config.num_envs, training_seeds(config.seed))))
     spec, num_actions = envs.spec, envs.num_actions
     learner = make_learner(config, spec, num_actions, device)
@@ -333,9 +336,7 @@ def evaluate_checkpoint(
 
     `watch` is told the number of episodes that are through.
     """
-    convolutional = is_convolutional(config.network)
-    set_threads(options.threads, convolutional)
-    device = resolve(options.device, convolutional)
+    _, device = prepare(config.network, options)
     lanes = min(options.num_envs, options.episodes)
     stream = seeding.generator(options.seed, Purpose.EVAL_POLICY)
 

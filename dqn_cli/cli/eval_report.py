@@ -16,8 +16,6 @@ from dqn_cli.validate import plain
 if TYPE_CHECKING:
     from dqn_cli.training.evaluator import EvalResult
 
-HUMAN_FRAMES = 108_000  # half an hour
-
 
 def result_folder(checkpoint: Path, settings: EvalConfig) -> Path:
     """`out=`, or a folder of the run named after what determines the result. Made now, before time is spent."""
@@ -107,9 +105,13 @@ def table(content: dict[str, Any], result: EvalResult, checkpoint: Path, note: s
 
 def _unlike_the_human(env: EnvConfig) -> list[str]:
     """A note where the games were shorter than those of the scores that they are compared with."""
-    if not isinstance(env, AtariConfig) or env.id not in atari_scores.REFERENCES or env.max_frames >= HUMAN_FRAMES:
+    if (
+        not isinstance(env, AtariConfig)
+        or env.id not in atari_scores.REFERENCES
+        or env.max_frames >= atari_scores.MAX_FRAMES
+    ):
         return []
-    return [f"the human's games lasted up to {HUMAN_FRAMES:,} frames, these at most {env.max_frames:,}"]
+    return [f"the human's games lasted up to {atari_scores.MAX_FRAMES:,} frames, these at most {env.max_frames:,}"]
 
 
 def _percent(content: dict[str, Any]) -> str:

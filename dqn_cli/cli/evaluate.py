@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import Field, fields, replace
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -25,7 +25,6 @@ from dqn_cli.config import (
     THREADS_FORM,
     AtariConfig,
     Config,
-    Engine,
     EnvConfig,
     EvalConfig,
     GymConfig,
@@ -180,10 +179,10 @@ def trusted_config(checkpoint: Checkpoint, folder: Path, module: str | None) -> 
 
 def _played(settings: EvalConfig, env: EnvConfig) -> EnvConfig:
     """The environment that is played: under the protocol's rules, and on an engine that can show it if it is shown."""
+    from dqn_cli.envs.lanes import showable
+
     env = protocols.under(settings.protocol, env)
-    if isinstance(env, AtariConfig) and (settings.render or settings.video):
-        env = replace(env, engine=Engine.gymnasium)
-    return env
+    return showable(env) if isinstance(env, AtariConfig) and (settings.render or settings.video) else env
 
 
 @contextmanager

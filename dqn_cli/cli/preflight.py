@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import psutil
 
-from dqn_cli.config import Config, MlpConfig, QlearningConfig, TableConfig, TdqnConfig, UniformConfig
+from dqn_cli.config import Config, MlpConfig, QlearningConfig, TableConfig, UniformConfig
 from dqn_cli.envs.lanes import describe
 from dqn_cli.envs.make import EnvFacts
 from dqn_cli.errors import CheckpointError, ConfigError
-from dqn_cli.networks.shapes import parameter_shapes
 from dqn_cli.replay.size import replay_bytes
 from dqn_cli.settle import Typed, settle
+from dqn_cli.training.forecast import model_bytes, parameters
 
 MAX_MODEL_BYTES = 1 << 31  # training.checkpoint.LIMITS, which needs torch
 
@@ -45,15 +44,13 @@ def _check_table(config: Config, facts: EnvFacts) -> None:
 def _check_network(config: Config, facts: EnvFacts) -> None:
     """Weights that no checkpoint could hold are refused before they are made."""
     network = config.network
-    weights = sum(map(math.prod, parameter_shapes(network, facts.spec, facts.num_actions)))
-    copies = 2 if isinstance(config.variant, TdqnConfig) else 1
-    if (needed := 4 * copies * weights) > MAX_MODEL_BYTES:
+    if (needed := model_bytes(config, facts)) > MAX_MODEL_BYTES:
         if isinstance(network, MlpConfig):
             cause, remedy = f"network.hidden={network.hidden}", "fewer units"
         else:
             cause, remedy = f"network={network.name} on {list(facts.spec.obs_shape)}", "smaller observations"
         raise ConfigError(
-            f"{cause} makes {weights:,} weights, {needed / 1e9:.1f} GB in a checkpoint; "
+            f"{cause} makes {parameters(config, facts):,} weights, {needed / 1e9:.1f} GB in a checkpoint; "
             f"at most {MAX_MODEL_BYTES / 1e9:.1f} GB are possible, write {remedy}"
         )
 

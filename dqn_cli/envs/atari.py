@@ -11,6 +11,7 @@ is stale. Nothing is bootstrapped from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,14 @@ def describe_atari(config: AtariConfig) -> EnvFacts:
 def num_actions(config: AtariConfig) -> int:
     """Actions that do something in the game, or all of them."""
     path = rom_path(config.id)
-    if config.full_actions:
-        return FULL_ACTIONS
+    return FULL_ACTIONS if config.full_actions else _minimal_actions(path)
+
+
+@cache  # a run is checked before its folder is made, and once more when it begins
+def _minimal_actions(rom: Path) -> int:
     ALEInterface.setLoggerMode(LoggerMode.Error)
     game = ALEInterface()
-    game.loadROM(path)
+    game.loadROM(rom)
     return len(game.getMinimalActionSet())
 
 

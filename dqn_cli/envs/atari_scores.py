@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SOURCE = "Wang et al. 2016"
+MAX_FRAMES = 108_000  # of a game: half an hour
 
 
 @dataclass(frozen=True)

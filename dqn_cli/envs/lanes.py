@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dqn_cli.config import AtariConfig, Engine, EnvConfig, GymConfig
 from dqn_cli.envs.atari import AtariLanes, describe_atari
 from dqn_cli.envs.make import EnvFacts, SeedOf, describe_gym, missing_dependency
@@ -21,15 +23,20 @@ def describe(config: EnvConfig) -> EnvFacts:
 def make_lanes(config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | None = None) -> AtariLanes | GymLanes:
     """E environments side by side, episodes seeded by `seed_of(lane, episode)`; with `render` lane 0 is shown.
 
-    `render` is "human" (a window) or "rgb_array" (`GymLanes.pictures`); ale-py's own engine can do neither, so that
-    a game that is shown is always played by the other one.
+    `render` is "human" (a window) or "rgb_array" (`GymLanes.pictures`).
     """
     if isinstance(config, AtariConfig):
-        if config.engine is Engine.native and render is None:
+        config = config if render is None else showable(config)
+        if config.engine is Engine.native:
             return AtariLanes(config, num_envs, seed_of)
         return GymLanes(config, num_envs, seed_of, render, _game(config))
     assert isinstance(config, GymConfig)
     return GymLanes(config, num_envs, seed_of, render)
+
+
+def showable(config: AtariConfig) -> AtariConfig:
+    """The game on the engine that can show it: ale-py's own can neither open a window nor give pictures."""
+    return replace(config, engine=Engine.gymnasium)
 
 
 def _game(config: AtariConfig) -> MakeEnv:

@@ -54,13 +54,11 @@ class Forecast:
 
 def forecast(config: Config, facts: EnvFacts) -> Forecast:
     """Count without running."""
-    lanes, run, variant = config.num_envs, config.run, config.variant
+    lanes, run = config.num_envs, config.run
     steps = -(-run.total_steps // lanes) * lanes
     online = isinstance(config.replay, OnlineConfig)
     updates = planned_updates(config)
     shapes = parameter_shapes(config.network, facts.spec, facts.num_actions)
-    networks = 2 if isinstance(variant, TdqnConfig) else 1
-    weights = sum(map(prod, shapes))
     return Forecast(
         steps=steps,
         updates=updates,
@@ -70,10 +68,21 @@ def forecast(config: Config, facts: EnvFacts) -> Forecast:
         evaluations=occasions(run.eval_every_steps, steps, lanes) + _alone(run.eval_every_steps, steps, lanes),
         checkpoints=occasions(run.checkpoint_every_steps, steps, lanes),
         replay_bytes=replay_bytes(replay_capacity(config.replay, lanes), facts.spec, config.replay.n_step, lanes),
-        parameters=weights,
-        model_bytes=FLOAT_BYTES * networks * weights,
+        parameters=parameters(config, facts),
+        model_bytes=model_bytes(config, facts),
         optimizer_bytes=optimizer_bytes(config.optimizer, shapes),
     )
+
+
+def parameters(config: Config, facts: EnvFacts) -> int:
+    """Weights and biases of one network."""
+    return sum(map(prod, parameter_shapes(config.network, facts.spec, facts.num_actions)))
+
+
+def model_bytes(config: Config, facts: EnvFacts) -> int:
+    """Of the weights in a checkpoint: of the online network, and of the target network where there is one."""
+    networks = 2 if isinstance(config.variant, TdqnConfig) else 1
+    return FLOAT_BYTES * networks * parameters(config, facts)
 
 
 def first_update(config: Config) -> int:
