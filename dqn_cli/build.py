@@ -12,49 +12,65 @@ from typing import Any
 
 import torch
 from numpy.random import Generator
-from torch import nn
 
 from dqn_cli import seeding
 from dqn_cli.agent.actor import Actor
-from dqn_cli.agent.learner import Learner
-from dqn_cli.agent.optimizers import make_optimizer
+from dqn_cli.agent.exploration import Boltzmann, EpsilonGreedy, Explorer
+from dqn_cli.agent.learner import Learner, Method
+from dqn_cli.agent.optimizers import make_descent
+from dqn_cli.agent.policy import Policy
 from dqn_cli.algorithm.losses import LOSSES
+from dqn_cli.algorithm.munchausen import Munchausen
 from dqn_cli.algorithm.rules import RULES
+from dqn_cli.algorithm.values import Value, make_value
 from dqn_cli.config import (
     AtariConfig,
-    CnnConfig,
+    BoltzmannConfig,
     Config,
     EnvConfig,
     EvalConfig,
-    Init,
+    ExplorationConfig,
+    ImageConfig,
     LifeLoss,
-    MlpConfig,
+    MinatarCnnConfig,
     NetworkConfig,
     OnlineConfig,
-    TableConfig,
+    PerEnvConfig,
+    PrioritizedConfig,
     TdqnConfig,
 )
-from dqn_cli.device import resolve, set_threads
+from dqn_cli.device import generator, resolve, set_threads
 from dqn_cli.envs.frame_stack import FrameStack
-from dqn_cli.envs.lanes import make_lanes
+from dqn_cli.envs.lanes import Lanes, make_lanes
 from dqn_cli.envs.make import SeedOf
 from dqn_cli.envs.vector import GymLanes
 from dqn_cli.errors import CheckpointError, ConfigError, Interrupted
-from dqn_cli.networks.q_network import QNetwork, Table
-from dqn_cli.networks.torsos import Cnn, Mlp, glorot
+from dqn_cli.networks.make import make_network
+from dqn_cli.networks.q_network import ValueNetwork
 from dqn_cli.replay.memory import ReplayMemory
 from dqn_cli.replay.n_step import NStepAccumulator
+from dqn_cli.replay.samplers import Prioritized, Sampler, Uniform
 from dqn_cli.replay.size import replay_capacity
 from dqn_cli.seeding import Purpose
 from dqn_cli.training import checkpoint as checkpoints
 from dqn_cli.training.checkpoint import Checkpoint, CheckpointStore
+from dqn_cli.training.diagnostics import Diagnostics
 from dqn_cli.training.evaluator import EvalResult, Evaluator, play
 from dqn_cli.training.manifest import write_config, write_manifest
 from dqn_cli.training.metrics import MetricsLog
-from dqn_cli.training.plan import Plan, make_epsilon, make_lr, make_periods, make_plan
+from dqn_cli.training.observer import Observer
+from dqn_cli.training.plan import (
+    Plan,
+    ladder,
+    make_beta,
+    make_lr,
+    make_periods,
+    make_plan,
+    make_schedules,
+)
 from dqn_cli.training.probe import Block, Speed, Stopwatch, seconds_per_step, seconds_per_update, shortened
 from dqn_cli.training.progress import Progress
-from dqn_cli.training.trainer import Envs, Trainer, Watches
+from dqn_cli.training.trainer import Trainer, Watches
 from dqn_cli.training.watcher import Evaluation, Saving, Sinks, Watcher
 from dqn_cli.types import ObsSpec
 from dqn_cli.validate import plain, typed
@@ -104,29 +120,16 @@ def _shown(folder: Path) -> str:
     return shlex.quote(str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder))
 
 
-def make_network(config: NetworkConfig, spec: ObsSpec, num_actions: int) -> nn.Module:
-    """From `[B, *obs_shape]` to `[B, A]`."""
-    match config:
-        case MlpConfig():
-            return QNetwork(Mlp(spec, config.hidden, config.activation), num_actions)
-        case CnnConfig():
-            network = QNetwork(Cnn(spec, config), num_actions)
-            return glorot(network) if config.init is Init.glorot else network
-        case TableConfig():
-            return Table(spec, num_actions, config.initial_q)
-    raise AssertionError(config)
-
-
 def prepare(network: NetworkConfig, wanted: Config | EvalConfig) -> tuple[int, torch.device]:
     """Give torch the threads that are wanted; their number, and the device. Raises `ConfigError` for what is not here.
 
-    A GPU, or several cores, are worth their overhead for convolutions.
+    A GPU, or several cores, are worth their overhead for convolutions, but for MinAtar's small one.
     """
-    convolutional = isinstance(network, CnnConfig)
+    convolutional = isinstance(network, ImageConfig) and not isinstance(network, MinatarCnnConfig)
     return set_threads(wanted.threads, convolutional), resolve(wanted.device, convolutional)
 
 
-def to_fast_layout(network: nn.Module, device: torch.device) -> nn.Module:
+def to_fast_layout(network: ValueNetwork, device: torch.device) -> ValueNetwork:
     """`network` on `device`, its convolutions' weights channels-last: a fourth less time for an update on a CPU."""
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -142,18 +145,30 @@ def whole_games(config: EnvConfig) -> EnvConfig:
 
 
 def make_learner(config: Config, spec: ObsSpec, num_actions: int, device: torch.device) -> Learner:
-    """Networks, optimiser and the rule that tells the variants apart."""
+    """Networks, optimizers, and the method that tells the algorithms apart."""
     torch.manual_seed(seeding.integer(config.seed, Purpose.NETWORK))
-    online = to_fast_layout(make_network(config.network, spec, num_actions), device)
+    online = to_fast_layout(make_network(config.network, config.value, spec, num_actions), device)
     return Learner(
         online,
-        RULES[config.variant.name],
-        LOSSES[config.loss],
-        make_optimizer(config.optimizer, online.parameters()),
-        make_lr(config.optimizer, config.run.total_steps),
-        config.optimizer.max_grad_norm,
+        make_method(config, device),
+        make_descent(config.optimizer, config.value, online, make_lr(config.optimizer, config.run.total_steps)),
+        generator(seeding.integer(config.seed, Purpose.UPDATE), device),
         config.variant.tau if isinstance(config.variant, TdqnConfig) else 1.0,
     )
+
+
+def make_method(config: Config, device: torch.device) -> Method:
+    """Rule, value representation and Munchausen's terms: the rows that an algorithm is made of."""
+    own = config.munchausen
+    munchausen = Munchausen(own.alpha, own.tau, own.clip) if own.enabled else None
+    return Method(RULES[config.variant.name], make_value(config.value, LOSSES[config.loss], device), munchausen)
+
+
+def make_explorer(config: ExplorationConfig, num_actions: int, num_envs: int) -> Explorer:
+    """How training's actions deviate from the greedy ones."""
+    if isinstance(config, BoltzmannConfig):
+        return Boltzmann()
+    return EpsilonGreedy(num_actions, ladder(num_envs, config.alpha) if isinstance(config, PerEnvConfig) else None)
 
 
 def acting_network(config: Config) -> str:
@@ -169,7 +184,16 @@ def make_memory(config: Config, spec: ObsSpec, stream: Generator) -> ReplayMemor
         NStepAccumulator(config.replay.n_step, config.discount, config.num_envs),
         stream,
         config.reward_clip,
+        make_sampler(config),
     )
+
+
+def make_sampler(config: Config) -> Sampler:
+    """Which rows are learnt from."""
+    replay = config.replay
+    if isinstance(replay, PrioritizedConfig):
+        return Prioritized(replay.alpha, replay.eps, make_beta(replay, config.run.total_steps))
+    return Uniform()
 
 
 def make_saving(config: Config, run_dir: Path, learner: Learner, streams: Mapping[str, Generator]) -> Saving:
@@ -217,12 +241,12 @@ class Parts:
 
     device: torch.device
     threads: int
-    envs: Envs
+    envs: Lanes
     actor: Actor
     memory: ReplayMemory
+    value: Value
     learner: Learner
     streams: Mapping[str, Generator]
-    make_actor: Callable[[int, Generator], Actor]  # another one, for so many environments
 
     def trainer(self, plan: Plan, watcher: Watches) -> Trainer:
         """The loop over these parts."""
@@ -237,36 +261,50 @@ def make_parts(config: Config, stack: ExitStack) -> Parts:
     learner = make_learner(config, spec, num_actions, device)
     if config.init_from is not None:
         load_initial(config.init_from, learner)
-    acting = learner.network(acting_network(config))
-
-    def make_actor(lanes: int, stream: Generator) -> Actor:
-        return Actor(acting, num_actions, FrameStack(spec, lanes), stream, device)
-
-    streams = {
+    acting, value = learner.network(acting_network(config)), make_value(config.value, LOSSES[config.loss], device)
+    streams: dict[str, Generator] = {
         "exploration": seeding.generator(config.seed, Purpose.EXPLORATION),
         "replay": seeding.generator(config.seed, Purpose.REPLAY),
     }
-    actor, memory = make_actor(config.num_envs, streams["exploration"]), make_memory(config, spec, streams["replay"])
-    return Parts(device, threads, envs, actor, memory, learner, streams, make_actor)
+    draws = generator(seeding.integer(config.seed, Purpose.ACTING), device)
+    actor = Actor(
+        Policy(acting, value, draws, noisy=True),
+        make_explorer(config.exploration, num_actions, config.num_envs),
+        FrameStack(spec, config.num_envs),
+        streams["exploration"],
+    )
+    memory = make_memory(config, spec, streams["replay"])
+    return Parts(device, threads, envs, actor, memory, value, learner, streams)
+
+
+def evaluating_actor(config: Config, network: ValueNetwork, envs: Lanes, lanes: int, seed: int) -> Actor:
+    """An actor for an evaluation in so many environments like `envs`: greedy but for its epsilon, and without noise."""
+    device = next(network.parameters()).device
+    draws = generator(seeding.integer(seed, Purpose.EVAL_POLICY), device)
+    policy = Policy(network, make_value(config.value, LOSSES[config.loss], device), draws, noisy=False)
+    stack, stream = FrameStack(envs.spec, lanes), seeding.generator(seed, Purpose.EVAL_POLICY)
+    return Actor(policy, EpsilonGreedy(envs.num_actions), stack, stream)
 
 
 def assemble(config: Config, run_dir: Path, stack: ExitStack) -> Run:
     """Build every part of a run; what needs closing is left to `stack`."""
     parts = make_parts(config, stack)
     learner, streams = parts.learner, parts.streams
+    acting = learner.network(acting_network(config))
     evaluator = Evaluator(
         lambda lanes, seed_of: stack.enter_context(closing(make_lanes(whole_games(config.env), lanes, seed_of))),
-        lambda lanes: parts.make_actor(lanes, seeding.generator(config.seed, Purpose.EVAL_POLICY)),
+        lambda lanes: evaluating_actor(config, acting, parts.envs, lanes, config.seed),
         config.seed,
         config.run.eval_episodes,
         config.run.eval_epsilon,
+        lambda actor: Observer(actor, parts.value, config.discount, config.reward_clip),
     )
     frame_skip = frame_skip_of(config.env)
     sinks = Sinks(
         stack.enter_context(closing(MetricsLog(run_dir, config.logger, frame_skip))),
         stack.enter_context(closing(Progress(config.run.total_steps, frame_skip))),
-        make_epsilon(config.exploration),
-        make_lr(config.optimizer, config.run.total_steps),
+        make_schedules(config),
+        Diagnostics(learner, parts.memory, config.seed),
     )
     watcher = Watcher(make_periods(config.run), evaluator, make_saving(config, run_dir, learner, streams), sinks)
     trainer = parts.trainer(make_plan(config), watcher)
@@ -338,7 +376,6 @@ def evaluate_checkpoint(
     """
     _, device = prepare(config.network, options)
     lanes = min(options.num_envs, options.episodes)
-    stream = seeding.generator(options.seed, Purpose.EVAL_POLICY)
 
     def seed_of(lane: int, episode: int) -> int:
         return seeding.integer(options.seed, Purpose.EVAL_ENV, lane + episode * lanes)
@@ -346,7 +383,7 @@ def evaluate_checkpoint(
     render = "rgb_array" if options.video else options.render
     with closing(make_lanes(config.env, lanes, seed_of, render)) as envs:
         network = to_fast_layout(load_policy(checkpoint, config, envs.spec, envs.num_actions), device)
-        actor = Actor(network, envs.num_actions, FrameStack(envs.spec, lanes), stream, device)
+        actor = evaluating_actor(config, network, envs, lanes, options.seed)
         if options.video is None:
             return play(actor, envs, options.episodes, options.epsilon or 0.0, watch)
         assert isinstance(envs, GymLanes)
@@ -368,10 +405,10 @@ def play_filmed(
         return play(recorder, recorder, options.episodes, options.epsilon or 0.0, watch)
 
 
-def load_policy(checkpoint: Checkpoint, config: Config, spec: ObsSpec, num_actions: int) -> nn.Module:
+def load_policy(checkpoint: Checkpoint, config: Config, spec: ObsSpec, num_actions: int) -> ValueNetwork:
     """The network of a checkpoint that acts. Raises `CheckpointError` where weights and configuration differ."""
     with torch.device("meta"):  # shapes only: no size that the configuration claims is allocated
-        network = make_network(config.network, spec, num_actions)
+        network = make_network(config.network, config.value, spec, num_actions)
     acting = acting_network(config) + "."
     weights = {k.removeprefix(acting): w.float() for k, w in checkpoint.model.items() if k.startswith(acting)}
     try:

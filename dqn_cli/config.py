@@ -62,6 +62,13 @@ class Engine(StrEnum):
     gymnasium = "gymnasium"
 
 
+class Head(StrEnum):
+    """From features to values; dueling: a stream for the state's value, and one for each action's advantage."""
+
+    plain = "plain"
+    dueling = "dueling"
+
+
 class LifeLoss(StrEnum):
     """What the loss of a life means in training; evaluations always play whole games."""
 
@@ -184,14 +191,35 @@ class AtariConfig(EnvConfig):
 
 
 @dataclass(kw_only=True)
+class MinatarConfig(EnvConfig):
+    """A game of MinAtar (Young & Tian 2019): 10x10 cells, a channel for each kind of object."""
+
+    name: str = "minatar"
+    sticky: float = knob(0.1, "probability that the last action is repeated", ge=0, lt=1)
+    ramping: bool = knob(True, "the game becomes harder as it is played")
+    full_actions: bool = knob(False, "all 6 actions instead of those that do something in the game")
+    time_limit_steps: int = knob(10_000, "truncate games after this many steps; MinAtar itself has no limit", ge=1)
+
+
+@dataclass(kw_only=True)
 class NetworkConfig:
-    """What maps an observation to one value per action."""
+    """What maps an observation to the values of its actions."""
 
     name: str = MISSING
 
 
 @dataclass(kw_only=True)
-class MlpConfig(NetworkConfig):
+class LayeredConfig(NetworkConfig):
+    """Layers; the last hidden one and the outputs are the head."""
+
+    head: Head = knob(Head.plain, "dueling: values and advantages apart (Wang et al. 2016)")
+    noisy: bool = knob(False, "fully connected layers with learnt noise (Fortunato et al. 2018)")
+    noisy_sigma: float = knob(0.5, "how strong that noise is at the start: sigma_0", gt=0, le=10)
+    layer_norm: bool = knob(False, "normalise each hidden layer before its activation (Ba et al. 2016)")
+
+
+@dataclass(kw_only=True)
+class MlpConfig(LayeredConfig):
     """Fully connected layers, linear outputs."""
 
     name: str = "mlp"
@@ -200,13 +228,22 @@ class MlpConfig(NetworkConfig):
 
 
 @dataclass(kw_only=True)
-class CnnConfig(NetworkConfig):
-    """Convolutions as (channels, kernel, stride), then a fully connected layer of `units`."""
+class ImageConfig(LayeredConfig):
+    """Convolutions over pictures, then a fully connected layer of `units`."""
+
+    init: Init = knob(Init.fan_in, "how weights begin")
+    spectral_norm: bool = knob(
+        False, "divide convolutions, all but the first (of each sequence), by their largest singular value"
+    )
+
+
+@dataclass(kw_only=True)
+class CnnConfig(ImageConfig):
+    """Convolutions as (channels, kernel, stride)."""
 
     convolutions: ClassVar[tuple[tuple[int, int, int], ...]]
     units: ClassVar[int]
     padding: Padding = knob(Padding.valid, "zeros around a picture; same: as many as keep ceil(side / stride)")
-    init: Init = knob(Init.fan_in, "how weights begin")
 
 
 @dataclass(kw_only=True)
@@ -225,6 +262,26 @@ class NipsCnnConfig(CnnConfig):
     name: str = "nips_cnn"
     convolutions = ((16, 8, 4), (32, 4, 2))
     units = 256
+
+
+@dataclass(kw_only=True)
+class MinatarCnnConfig(CnnConfig):
+    """A small convolution and a layer of 128, for MinAtar (Young & Tian 2019)."""
+
+    name: str = "minatar_cnn"
+    convolutions = ((16, 3, 1),)
+    units = 128
+
+
+@dataclass(kw_only=True)
+class ImpalaConfig(ImageConfig):
+    """Fifteen convolutions in residual blocks and a fully connected layer (Espeholt et al. 2018)."""
+
+    name: str = "impala"
+    channels: ClassVar[tuple[int, ...]] = (16, 32, 32)  # of each sequence, times `width`
+    units: int = knob(256, "of the fully connected layer", ge=1, le=65536)
+    width: int = knob(1, "factor of all channels", ge=1, le=16)
+    pool: int | None = knob(None, "side of the picture after adaptive max-pooling; null: no pooling", ge=1, le=64)
 
 
 @dataclass(kw_only=True)
@@ -275,6 +332,73 @@ class DdqnConfig(TdqnConfig):
 
 
 @dataclass(kw_only=True)
+class ValueConfig:
+    """What is known of the return of an action."""
+
+    name: str = MISSING
+
+
+@dataclass(kw_only=True)
+class ScalarConfig(ValueConfig):
+    """Its mean (Watkins 1989)."""
+
+    name: str = "scalar"
+
+
+@dataclass(kw_only=True)
+class CategoricalConfig(ValueConfig):
+    """C51: probabilities of fixed returns, evenly spaced (Bellemare et al. 2017)."""
+
+    name: str = "categorical"
+    atoms: int = knob(51, "returns that have a probability", ge=2, le=1_001)
+    v_min: float = knob(-10.0, "the smallest of them", ge=-1_000_000, le=1_000_000)
+    v_max: float = knob(10.0, "the largest of them", ge=-1_000_000, le=1_000_000)
+
+
+@dataclass(kw_only=True)
+class QuantileConfig(ValueConfig):
+    """QR-DQN: returns at fixed, evenly spaced quantiles (Dabney et al. 2018)."""
+
+    name: str = "quantile"
+    quantiles: int = knob(200, "number of them", ge=1, le=1_001)
+    kappa: float = knob(1.0, "error up to which the quantile Huber loss is quadratic", gt=0, le=1_000_000)
+
+
+@dataclass(kw_only=True)
+class ImplicitConfig(ValueConfig):
+    """IQN: the return at any quantile that is asked for (Dabney et al. 2018)."""
+
+    name: str = "implicit"
+    quantiles: int = knob(64, "N: quantiles drawn of a prediction", ge=1, le=1024)
+    target_quantiles: int = knob(64, "N': quantiles drawn of a target", ge=1, le=1024)
+    acting_quantiles: int = knob(32, "K: quantiles drawn to choose an action", ge=1, le=1024)
+    embedding: int = knob(64, "cosines that a quantile is seen as", ge=1, le=1024)
+    kappa: float = knob(1.0, "error up to which the quantile Huber loss is quadratic", gt=0, le=1_000_000)
+
+
+@dataclass(kw_only=True)
+class FqfConfig(ValueConfig):
+    """FQF: returns at quantiles that are learnt, for each state (Yang et al. 2019)."""
+
+    name: str = "fqf"
+    quantiles: int = knob(32, "N: quantiles proposed for a state", ge=2, le=1024)
+    embedding: int = knob(64, "cosines that a quantile is seen as", ge=1, le=1024)
+    kappa: float = knob(1.0, "error up to which the quantile Huber loss is quadratic", gt=0, le=1_000_000)
+    fraction_lr: float = knob(2.5e-9, "step size of the proposals, RMSProp's own", gt=0, le=10)
+    entropy: float = knob(0.0, "weight of the proposals' entropy, which keeps them apart", ge=0, le=1_000)
+
+
+@dataclass(kw_only=True)
+class MunchausenConfig:
+    """Rewards with the policy's own scaled log-probability added, and a soft bootstrap (Vieillard et al. 2020)."""
+
+    enabled: bool = knob(False, "whether to add it")
+    alpha: float = knob(0.9, "weight of the log-probability", ge=0, le=1)
+    tau: float = knob(0.03, "temperature of the policy, in units of discounted reward", gt=0, le=1_000)
+    clip: float = knob(-1.0, "the least that tau times a log-probability counts: l_0", ge=-1_000_000, le=0)
+
+
+@dataclass(kw_only=True)
 class ReplayConfig:
     """Which transitions are learnt from."""
 
@@ -289,6 +413,18 @@ class UniformConfig(ReplayConfig):
     name: str = "uniform"
     capacity: int = knob(100_000, "transitions kept", ge=1)
     batch_size: int = knob(64, "transitions per update", ge=1, le=1_000_000)
+
+
+@dataclass(kw_only=True)
+class PrioritizedConfig(UniformConfig):
+    """Prioritized replay, proportional to the size of the error (Schaul et al. 2016)."""
+
+    name: str = "prioritized"
+    alpha: float = knob(0.6, "0: uniform; 1: proportional to the error", ge=0, le=2)
+    beta_begin: float = knob(0.4, "how much of the bias is corrected at step 0", ge=0, le=1)
+    beta_end: float = knob(1.0, "how much of it from beta_over_steps on", ge=0, le=1)
+    beta_over_steps: int | None = knob(None, "steps from beta_begin to beta_end; null: the whole run", ge=1)
+    eps: float = knob(1e-6, "added to the error, so that no transition is lost", ge=1e-30, le=1_000)
 
 
 @dataclass(kw_only=True)
@@ -318,6 +454,30 @@ class EpsilonConfig(ExplorationConfig):
 
 
 @dataclass(kw_only=True)
+class NoisyExplorationConfig(ExplorationConfig):
+    """The greedy action of a noisy network, with fresh noise at every step (Fortunato et al. 2018)."""
+
+    name: str = "noisy"
+
+
+@dataclass(kw_only=True)
+class BoltzmannConfig(ExplorationConfig):
+    """Actions with probability proportional to exp(Q / temperature)."""
+
+    name: str = "boltzmann"
+    temperature: float = knob(1.0, "in units of discounted reward", gt=0, le=1_000_000)
+
+
+@dataclass(kw_only=True)
+class PerEnvConfig(ExplorationConfig):
+    """Ape-X: environment i of E explores with epsilon^(1 + alpha i / (E - 1)), for good (Horgan et al. 2018)."""
+
+    name: str = "per_env"
+    epsilon: float = knob(0.4, "of environment 0, the one that explores most", gt=0, lt=1)
+    alpha: float = knob(7.0, "the last environment explores with epsilon^(1 + alpha)", ge=0, le=100)
+
+
+@dataclass(kw_only=True)
 class OptimizerConfig:
     """How gradients change the weights."""
 
@@ -344,6 +504,7 @@ class RmspropConfig(OptimizerConfig):
     decay: float = knob(0.95, "of the squared gradient's average", ge=0, lt=1)
     eps: float = knob(1e-5, "added to the root", gt=0, le=1)
     centered: bool = knob(False, "subtract the squared average gradient")
+    momentum: float = knob(0.0, "of the update", ge=0, lt=1)
 
 
 @dataclass(kw_only=True)
@@ -390,11 +551,13 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     variant: VariantConfig = field(default_factory=VariantConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    munchausen: MunchausenConfig = field(default_factory=MunchausenConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    loss: Loss = knob(Loss.huber, "error per transition")
+    loss: Loss = knob(Loss.huber, "error per transition, with value=scalar")
     logger: Logger = knob(Logger.tensorboard, "where scalars go beside the CSV files")
     seed: int = knob(0, "of all randomness", ge=0, le=2**63 - 1)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
@@ -426,16 +589,30 @@ class EvalConfig:
 
 # the choices of every group, by what stands in `name`; on the command line too, but for env, whose files are many
 CHOICES: dict[str, dict[str, type]] = {
-    "env": {"gym": GymConfig, "atari": AtariConfig},
+    "env": {"gym": GymConfig, "atari": AtariConfig, "minatar": MinatarConfig},
     "network": {
         "mlp": MlpConfig,
         "nature_cnn": NatureCnnConfig,
         "nips_cnn": NipsCnnConfig,
+        "minatar_cnn": MinatarCnnConfig,
+        "impala": ImpalaConfig,
         "table": TableConfig,
     },
     "variant": {"vdqn": VdqnConfig, "tdqn": TdqnConfig, "ddqn": DdqnConfig, "qlearning": QlearningConfig},
-    "replay": {"uniform": UniformConfig, "online": OnlineConfig},
-    "exploration": {"epsilon": EpsilonConfig},
+    "value": {
+        "scalar": ScalarConfig,
+        "categorical": CategoricalConfig,
+        "quantile": QuantileConfig,
+        "implicit": ImplicitConfig,
+        "fqf": FqfConfig,
+    },
+    "replay": {"uniform": UniformConfig, "prioritized": PrioritizedConfig, "online": OnlineConfig},
+    "exploration": {
+        "epsilon": EpsilonConfig,
+        "noisy": NoisyExplorationConfig,
+        "boltzmann": BoltzmannConfig,
+        "per_env": PerEnvConfig,
+    },
     "optimizer": {
         "adam": AdamConfig,
         "rmsprop": RmspropConfig,

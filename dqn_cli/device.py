@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import psutil
 import torch
@@ -50,4 +51,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; itself where it is there already."""
     if batch.obs.device == device:
         return batch
-    return Batch(*(getattr(batch, f.name).to(device) for f in fields(batch)))
+    moved: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    for name, value in moved.items():
+        if isinstance(value, torch.Tensor):
+            moved[name] = value.to(device)
+    return Batch(**moved)
+
+
+def generator(seed: int, device: torch.device) -> torch.Generator:
+    """A stream of random numbers that is drawn on `device`."""
+    return torch.Generator(device).manual_seed(seed)

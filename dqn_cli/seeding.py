@@ -18,6 +18,9 @@ class Purpose(IntEnum):
     EVAL_ENV = 4  # one child per evaluation episode
     EVAL_POLICY = 5  # epsilon in evaluation
     BEST_ENV = 6  # fresh episodes that confirm a new best
+    UPDATE = 7  # noise and quantiles of updates
+    ACTING = 8  # noise and quantiles of the training's actions
+    DIAGNOSTICS = 9  # transitions that are looked at, and how
 
 
 def _child(seed: int, purpose: Purpose, *index: int) -> np.random.SeedSequence:

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import Any
 
 from dqn_cli.config import (
     DEVICE_FORM,
     THREADS_FORM,
     AtariConfig,
+    CategoricalConfig,
+    CnnConfig,
     Config,
     EpsilonConfig,
     EpsilonSchedule,
+    FqfConfig,
+    ImplicitConfig,
+    LayeredConfig,
     LrSchedule,
+    MinatarConfig,
+    NoisyExplorationConfig,
     OnlineConfig,
+    PerEnvConfig,
+    PrioritizedConfig,
     QlearningConfig,
+    ScalarConfig,
     TableConfig,
     TargetUnit,
     TdqnConfig,
@@ -41,7 +52,13 @@ def settle(config: Config, typed_keys: Typed) -> list[str]:
     _machine(config)
     if isinstance(config.env, AtariConfig):
         _atari(config.env, typed_keys)
+    if isinstance(config.env, MinatarConfig) and config.env.id in ("MinAtar/Breakout", "MinAtar/Freeway"):
+        _dead(["env.ramping"], typed_keys, f"env.id={config.env.id}, which never becomes harder", "write another game")
     _qlearning(config)
+    _value(config, typed_keys)
+    _munchausen(config, typed_keys)
+    _layers(config, typed_keys)
+    _exploration(config)
     if config.init_from is not None:
         _dead(["network.initial_q"], typed_keys, f"init_from={config.init_from}", "leave out init_from")
     _schedules(config, typed_keys)
@@ -95,13 +112,74 @@ def _atari(env: AtariConfig, typed_keys: Typed) -> None:
 def _qlearning(config: Config) -> None:
     if not isinstance(config.variant, QlearningConfig):
         return
-    for group, choice, cls in (("network", config.network, TableConfig), ("replay", config.replay, OnlineConfig)):
+    parts: dict[str, tuple[Any, type]] = {
+        "network": (config.network, TableConfig),
+        "value": (config.value, ScalarConfig),
+        "replay": (config.replay, OnlineConfig),
+    }
+    for group, (choice, cls) in parts.items():
         if not isinstance(choice, cls):
             needed = cls().name
             raise ConfigError(
                 f"{group}={choice.name} does not fit variant=qlearning, a look-up table learnt online; "
                 f"write {group}={needed}, or variant=vdqn"
             )
+
+
+def _value(config: Config, typed_keys: Typed) -> None:
+    value = config.value
+    if not isinstance(value, ScalarConfig):
+        _dead(["loss"], typed_keys, f"value={value.name}, which has a loss of its own", "write value=scalar")
+    if isinstance(value, CategoricalConfig):
+        if value.v_min >= value.v_max:
+            raise ConfigError(f"value.v_min={value.v_min:g} is not below value.v_max={value.v_max:g}; write a range")
+        _dead(
+            ["network.initial_q"],
+            typed_keys,
+            "value=categorical, where equal entries are equal odds",
+            "write value=scalar",
+        )
+    if isinstance(value, (ImplicitConfig, FqfConfig)) and isinstance(config.network, TableConfig):
+        raise ConfigError(
+            f"value={value.name} does not fit network=table: a table has no features that a quantile could be "
+            "multiplied with; write value=quantile, or network=mlp"
+        )
+
+
+def _munchausen(config: Config, typed_keys: Typed) -> None:
+    name = config.value.name
+    if not config.munchausen.enabled:
+        dead = ["munchausen.alpha", "munchausen.tau", "munchausen.clip"]
+        _dead(dead, typed_keys, "munchausen.enabled=false", "write munchausen.enabled=true")
+    elif isinstance(config.value, CategoricalConfig):
+        raise ConfigError(
+            f"munchausen.enabled=true does not fit value={name}: its bootstrap is a mixture over all actions, shifted "
+            "for each, which fixed atoms cannot hold; write value=quantile, or munchausen.enabled=false"
+        )
+    elif isinstance(config.value, FqfConfig):
+        raise ConfigError(
+            f"munchausen.enabled=true is not defined for value={name}; write value=implicit or munchausen.enabled=false"
+        )
+
+
+def _layers(config: Config, typed_keys: Typed) -> None:
+    network = config.network
+    if isinstance(network, LayeredConfig) and not network.noisy:
+        _dead(["network.noisy_sigma"], typed_keys, "network.noisy=false", "write network.noisy=true")
+    if isinstance(network, CnnConfig) and len(network.convolutions) == 1:
+        because = f"network={network.name}, which has one convolution and spares the first"
+        _dead(["network.spectral_norm"], typed_keys, because, "write another network")
+
+
+def _exploration(config: Config) -> None:
+    exploration, network = config.exploration, config.network
+    if isinstance(exploration, NoisyExplorationConfig) and not getattr(network, "noisy", False):
+        remedy = "exploration=epsilon" + ("" if isinstance(network, TableConfig) else ", or network.noisy=true")
+        raise ConfigError(f"exploration=noisy needs a noisy network, network={network.name} is none; write {remedy}")
+    if isinstance(exploration, PerEnvConfig) and config.num_envs == 1:
+        raise ConfigError(
+            "exploration=per_env needs several environments, num_envs=1; write num_envs=8 or exploration=epsilon"
+        )
 
 
 def _schedules(config: Config, typed_keys: Typed) -> None:
@@ -159,6 +237,8 @@ def _clip_to_run(config: Config, typed_keys: Typed) -> list[str]:
         if starts > total // 2:
             clip(config.run, "run.learning_starts_steps", total // 10)
         clip(replay, "replay.capacity", max(total, replay.batch_size))
+    if isinstance(replay, PrioritizedConfig) and replay.beta_over_steps is not None:
+        clip(replay, "replay.beta_over_steps", total)
     exploration = config.exploration
     if isinstance(exploration, EpsilonConfig) and exploration.schedule is not EpsilonSchedule.constant:
         if exploration.delay_steps > total // 2:

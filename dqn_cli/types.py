@@ -68,19 +68,25 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Transitions to learn from. `discount` is gamma^m (1 - terminated) after m steps: 0 means do not bootstrap."""
+    """Transitions to learn from. `discount` is gamma^m (1 - terminated) after m steps: 0 means do not bootstrap.
+
+    `weight` is None where all transitions count the same, `row` where the batch did not come from a memory.
+    """
 
     obs: Tensor  # [B, *obs_shape], dtype of the spec
     action: Tensor  # [B] int64
     reward: Tensor  # [B] float32, the n-step sum
     discount: Tensor  # [B] float32
     next_obs: Tensor  # [B, *obs_shape]
+    weight: Tensor | None = None  # [B] float32, importance weights, the largest is 1
+    row: NDArray[np.int64] | None = None  # [B], of which rows of the memory these are copies
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
-    """What one gradient update tells, as 0-d tensors that nobody synchronises until a log is due."""
+    """What one gradient update tells, as tensors that nobody synchronises until somebody needs their numbers."""
 
     loss: Tensor
     mean_q: Tensor  # mean over the batch of Q(s, a) for the actions taken
     grad_norm: Tensor | None  # before clipping; None where gradients are not clipped
+    priority: Tensor  # [B] float32, how wrong each prediction was: 0 or more

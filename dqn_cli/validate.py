@@ -15,17 +15,19 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dqn_cli.config import CHOICES, Config, RunConfig
+from dqn_cli.config import CHOICES, Config, MunchausenConfig, RunConfig
 from dqn_cli.errors import ConfigError
 
-SECTIONS = (*CHOICES, "run")
+PLAIN_SECTIONS: dict[str, type] = {"munchausen": MunchausenConfig, "run": RunConfig}  # without choices
+SECTIONS = (*CHOICES, *PLAIN_SECTIONS)
 _NAMES = {(group, "name") for group in CHOICES}
-ENV_KINDS = {"gym": "environments that are not Atari games", "atari": "Atari games"}
+ENV_KINDS = {"gym": "other environments", "atari": "Atari games", "minatar": "MinAtar's games"}
 
 
 def _all_settings() -> dict[str, dict[str, Field[Any]]]:
     settings: dict[str, dict[str, Field[Any]]] = {}
-    sections: dict[str, dict[str, type]] = {**CHOICES, "run": {"": RunConfig}, "": {"": Config}}
+    plain = {section: {"": cls} for section, cls in PLAIN_SECTIONS.items()}
+    sections: dict[str, dict[str, type]] = {**CHOICES, **plain, "": {"": Config}}
     for section, choices in sections.items():
         for choice, cls in choices.items():
             for f in fields(cls):
@@ -125,7 +127,8 @@ def check_key(key: str, chosen: Mapping[str, str]) -> None:
         raise ConfigError(f"unknown setting {key}{similar_settings(key) or f'; see {where}'}")
     if group in chosen and chosen[group] not in owners:
         if group == "env":
-            raise ConfigError(f"{key} does nothing here: it belongs to {ENV_KINDS[next(iter(owners))]}; remove it")
+            kinds = " and ".join(ENV_KINDS[owner] for owner in owners)
+            raise ConfigError(f"{key} does nothing here: it belongs to {kinds}; remove it")
         raise ConfigError(
             f"{key} does nothing with {group}={chosen[group]}: it belongs to {', '.join(owners)}; "
             "remove it or use one of those"

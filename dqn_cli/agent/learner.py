@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from dqn_cli.algorithm.losses import LossFunction
+from dqn_cli.agent.optimizers import Descent
+from dqn_cli.algorithm.losses import Error
+from dqn_cli.algorithm.munchausen import Munchausen
 from dqn_cli.algorithm.rules import BootstrapRule, Network
-from dqn_cli.algorithm.targets import greedy_action, q_learning_target, value_of
+from dqn_cli.algorithm.targets import chosen, greedy_action
+from dqn_cli.algorithm.values import Look, Value
 from dqn_cli.device import to_device
-from dqn_cli.schedules import Schedule
+from dqn_cli.networks.q_network import ValueNetwork
 from dqn_cli.types import Batch, UpdateResult
+
+
+@dataclass(frozen=True)
+class Method:
+    """What targets and errors are made of."""
+
+    rule: BootstrapRule
+    value: Value
+    munchausen: Munchausen | None = None
 
 
 class Learner:
     """The networks and their update. `target` is a frozen copy of `online`, or None where the rule does without.
 
-    `optimizer` holds the parameters of `online`, in their order, and `lr` sets its learning rate at every update.
+    `descent` holds the parameters of `online`; `rng`, on their device, draws the noise and the quantiles of updates.
     """
 
     def __init__(
-        self,
-        online: nn.Module,
-        rule: BootstrapRule,
-        loss: LossFunction,
-        optimizer: torch.optim.Optimizer,
-        lr: Schedule,
-        max_grad_norm: float | None,
-        tau: float = 1.0,
+        self, online: ValueNetwork, method: Method, descent: Descent, rng: torch.Generator, tau: float = 1.0
     ) -> None:
         self.online = online
-        self.target = deepcopy(online).requires_grad_(False) if rule.needs_target else None
-        self._rule = rule
-        self._loss = loss
-        self._optimizer = optimizer
-        self._lr = lr
-        self._max_grad_norm = max_grad_norm
+        self.target = deepcopy(online).requires_grad_(False) if method.rule.needs_target else None
+        self._method = method
+        self._descent = descent
+        self._rng = rng
         self._tau = tau
         self._parameters = list(online.parameters())
-        self._device = self._parameters[0].device
 
-    def network(self, which: str) -> nn.Module:
+    def network(self, which: str) -> ValueNetwork:
         """The network called online or target. Raises `ValueError` where there is no such one."""
         if which == Network.ONLINE:
             return self.online
@@ -53,41 +56,74 @@ class Learner:
         raise ValueError(f"this learner has no {which} network")
 
     def update(self, batch: Batch, step: int) -> UpdateResult:
-        """One gradient step on the mean loss of `batch`; `step` is where the learning rate's schedule stands."""
-        batch = to_device(batch, self._device)
-        obs_tm1, a_tm1, r_t, discount_t, obs_t = batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs
+        """One gradient step on the mean, weighted loss of `batch`; `step` is where the learning rate's schedule stands.
 
-        y = self._targets(r_t, discount_t, obs_t)
-        q_tm1 = value_of(self.online(obs_tm1), a_tm1)
-        loss = self._loss(q_tm1, y).mean()
+        Every pass through a noisy network draws noise of its own (Fortunato et al. 2018, algorithm 1).
+        """
+        batch = to_device(batch, self._parameters[0].device)
+        y = self._targets(batch, self._noisy_look)
+        self.online.iterate_norms()
+        error = self._method.value.error(self._noisy_look(self.online, batch.obs), batch.action, y)
+        loss = (error.loss if batch.weight is None else batch.weight * error.loss).mean()
 
         for w in self._parameters:  # zero_grad() does this by way of a profiler's hook, for 5 % of an update
             w.grad = None
         torch.autograd.backward(loss)
         grad_norm = self._clip_gradients()
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr(step)
-        self._optimizer.step()
-        return UpdateResult(loss.detach(), q_tm1.detach().mean(), grad_norm)
+        self._descent.step(step)
+        return UpdateResult(loss.detach(), error.q.detach().mean(), grad_norm, error.priority)
+
+    def look(self, obs: Tensor, rng: torch.Generator) -> Look:
+        """What the online network says of obs [B, *obs_shape], without noise."""
+        return self._quiet_look(rng)(self.online, obs)
+
+    def error(self, look: Look, batch: Batch, rng: torch.Generator) -> Error:
+        """How far such a `look` at the batch's observations is from its targets, without noise and gradient."""
+        return self._method.value.error(look, batch.action, self._targets(batch, self._quiet_look(rng)))
 
     @torch.no_grad()
-    def _targets(self, r_t: Tensor, discount_t: Tensor, obs_t: Tensor) -> Tensor:
-        select, evaluate = self._rule.select, self._rule.evaluate
-        q_evaluate_t = self.network(evaluate)(obs_t)
-        q_select_t = q_evaluate_t if select == evaluate else self.network(select)(obs_t)
-        return q_learning_target(r_t, discount_t, q_evaluate_t, greedy_action(q_select_t))
+    def _targets(self, batch: Batch, look: Callable[..., Look]) -> Tensor:
+        """What the value of each action should have been: the rule, the value representation and Munchausen's terms.
+
+        What is needed of a look is read before the next look at the same network, which may draw other noise.
+        """
+        obs_tm1, a_tm1, r_t, discount_t, obs_t = batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs
+        rule, value, munchausen = self._method.rule, self._method.value, self._method.munchausen
+
+        evaluated_t = look(self.network(rule.evaluate), obs_t, ahead=True)
+        selected_t = evaluated_t if rule.select == rule.evaluate else look(self.network(rule.select), obs_t, ahead=True)
+        if munchausen is None:
+            return value.target(r_t, discount_t, chosen(evaluated_t.z, greedy_action(selected_t.q)))
+        z_t = munchausen.bootstrap(evaluated_t.z, selected_t.q)
+        q_tm1 = look(self.network(rule.select), obs_tm1).q
+        return value.target(r_t + munchausen.bonus(q_tm1, a_tm1), discount_t, z_t)
+
+    def _noisy_look(self, network: ValueNetwork, obs: Tensor, ahead: bool = False) -> Look:
+        network.draw_noise(self._rng)
+        return self._method.value.look(network, obs, self._rng, ahead)
+
+    def _quiet_look(self, rng: torch.Generator) -> Callable[..., Look]:
+        def look(network: ValueNetwork, obs: Tensor, ahead: bool = False) -> Look:
+            network.silence()
+            return self._method.value.look(network, obs, rng, ahead)
+
+        return look
 
     def _clip_gradients(self) -> Tensor | None:
-        return None if self._max_grad_norm is None else clip_grad_norm_(self._parameters, self._max_grad_norm)
+        most = self._descent.max_grad_norm
+        return None if most is None else clip_grad_norm_(self._descent.parameters, most)
 
     @torch.no_grad()
     def sync_target(self) -> None:
-        """target <- tau online + (1 - tau) target, in place; a copy to the last bit at tau 1."""
-        for target, online in zip(self.network(Network.TARGET).parameters(), self._parameters, strict=True):
+        """target <- tau online + (1 - tau) target, in place; a copy to the last bit at tau 1. Buffers are copied."""
+        network = self.network(Network.TARGET)
+        for old, new in zip(network.parameters(), self._parameters, strict=True):
             if self._tau == 1:
-                target.copy_(online)
+                old.copy_(new)
             else:
-                target.lerp_(online, self._tau)
+                old.lerp_(new, self._tau)
+        for buffer, newer in zip(network.buffers(), self.online.buffers(), strict=True):
+            buffer.copy_(newer)
 
     def model_state(self) -> dict[str, Tensor]:
         """The weights, as views: `online.*`, and `target.*` where there is a target network."""
@@ -110,33 +146,36 @@ class Learner:
         self.load_model_state({f"{which}.{name}": w for which in Network for name, w in weights.items()})
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """What the optimizer remembers of each parameter, as views: `<parameter>.<quantity>`."""
-        names = [name for name, _ in self.online.named_parameters()]
-        memory = self._optimizer.state_dict()["state"]
+        """What the optimizers remember of each parameter, as views: `<parameter>.<quantity>`."""
+        names = {id(w): name for name, w in self.online.named_parameters()}
         return {
-            f"{names[i]}.{key}": value
-            for i, entries in memory.items()
+            f"{names[id(w)]}.{key}": value
+            for optimizer in self._descent.optimizers
+            for w, entries in optimizer.state.items()
             for key, value in entries.items()
             if isinstance(value, Tensor)
         }
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over an `optimizer_state`. Raises `ValueError` where it is not of these parameters."""
-        index = {name: i for i, (name, _) in enumerate(self.online.named_parameters())}
-        memory: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            parameter, _, key = name.rpartition(".")
-            if parameter not in index:
-                raise ValueError(f"{name} belongs to no parameter of this network")
-            memory.setdefault(index[parameter], {})[key] = value.clone()
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": memory})
+        memory: dict[str, dict[str, Tensor]] = {name: {} for name, _ in self.online.named_parameters()}
+        for entry, value in state.items():
+            name, _, key = entry.rpartition(".")
+            if name not in memory:
+                raise ValueError(f"{entry} belongs to no parameter of this network")
+            memory[name][key] = value.clone()
+        names = {id(w): name for name, w in self.online.named_parameters()}
+        for optimizer in self._descent.optimizers:
+            own = [names[id(w)] for group in optimizer.param_groups for w in group["params"]]
+            entries = {i: memory[name] for i, name in enumerate(own) if memory[name]}
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
 
 
 def _below(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{which}."): w for name, w in state.items() if name.startswith(f"{which}.")}
 
 
-def _load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _load_weights(network: ValueNetwork, weights: Mapping[str, Tensor]) -> None:
     own = {name: list(w.shape) for name, w in network.state_dict().items()}
     given = {name: list(w.shape) for name, w in weights.items()}
     for name in [*own, *given]:

@@ -3,11 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from dqn_cli.config import AdamConfig, OptimizerConfig, RmspropConfig, RmspropNatureConfig, SgdConfig
+from dqn_cli.config import (
+    AdamConfig,
+    FqfConfig,
+    OptimizerConfig,
+    RmspropConfig,
+    RmspropNatureConfig,
+    SgdConfig,
+    ValueConfig,
+)
+from dqn_cli.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How gradients become steps: the first optimizer's learning rate follows `lr`, the others keep their own.
+
+    Gradients of the first one's parameters are rescaled together to a norm of at most `max_grad_norm`.
+    """
+
+    optimizers: tuple[torch.optim.Optimizer, ...]
+    lr: Schedule
+    max_grad_norm: float | None = None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Of the first optimizer."""
+        return [w for group in self.optimizers[0].param_groups for w in group["params"]]
+
+    def step(self, steps: int) -> None:
+        """Change the weights, as of `steps` steps into the run."""
+        for group in self.optimizers[0].param_groups:
+            group["lr"] = self.lr(steps)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def make_descent(config: OptimizerConfig, value: ValueConfig, network: nn.Module, lr: Schedule) -> Descent:
+    """The optimizers of a network: FQF's proposals have one of their own (Yang et al. 2019, section 4.1)."""
+    proposal = [w for name, w in network.named_parameters() if name.startswith("proposal.")]
+    apart = {id(w) for w in proposal}
+    optimizers = [make_optimizer(config, [w for w in network.parameters() if id(w) not in apart])]
+    if isinstance(value, FqfConfig):
+        optimizers.append(torch.optim.RMSprop(proposal, lr=value.fraction_lr, alpha=0.95, eps=1e-5))
+    return Descent(tuple(optimizers), lr, config.max_grad_norm)
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -18,7 +62,12 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
             return torch.optim.Adam(parameters, lr=config.lr, eps=config.eps, fused=True)
         case RmspropConfig():
             return torch.optim.RMSprop(
-                parameters, lr=config.lr, alpha=config.decay, eps=config.eps, centered=config.centered
+                parameters,
+                lr=config.lr,
+                alpha=config.decay,
+                eps=config.eps,
+                centered=config.centered,
+                momentum=config.momentum,
             )
         case RmspropNatureConfig():
             return RmspropNature(parameters, lr=config.lr, decay=config.decay, eps=config.eps)

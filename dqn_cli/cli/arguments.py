@@ -19,7 +19,8 @@ from dqn_cli.config import CHOICES
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import SECTIONS, SETTINGS, check_key, similar_settings, suggestion
 
-GROUPS = (*CHOICES, "family", "experiment")
+GROUPS = (*CHOICES, "family", "experiment")  # those that every run has a choice of
+WITHOUT = "without"  # the parts of a preset that are left out
 OWN_FLAGS = ("--list",)
 _POWER_OF_TEN = re.compile(r"(?<![\w.])\d+(?:\.\d+)?[eE]\+?\d+(?![\w.])")
 
@@ -34,6 +35,8 @@ def _clean_override(arg: str) -> str:
     if not eq or key.lstrip("+").startswith("hydra"):
         return arg
     key = key.lstrip("+")  # there is nothing to append to: every setting exists, with its default
+    if key == WITHOUT:  # it is in no list of defaults: what is left out has the last word among the files
+        return f"+{key}={value}"
     if key == "env.kwargs" or key.startswith("env.kwargs."):
         return f"++{key}={_whole(value)}"
     if key == "init_from" and value and (path := Path(value).expanduser()).exists():
@@ -90,7 +93,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _unknown_flag(flag: str, flags: Sequence[str]) -> ConfigError:
     key, eq, value = flag.lstrip("-").partition("=")
-    if key in (*GROUPS, *SETTINGS):
+    if key in (*GROUPS, WITHOUT, *SETTINGS):
         return ConfigError(f"{flag} is not a flag: settings have no dashes; write {key}={value if eq else '...'}")
     key = key.replace("-", "_")
     setting = f"{near} Settings have no dashes" if (near := similar_settings(key)) else ""
@@ -125,11 +128,11 @@ def _parse_one(parser: OverridesParser, text: str) -> Override:
 
 def _not_a_setting(word: str) -> ConfigError:
     """A word without `key=`: a choice by its name alone, a setting without its value, or neither."""
-    for group in GROUPS:
+    for group in (*GROUPS, WITHOUT):
         for name in choices(group):
             if name.casefold() == word.casefold():
                 return ConfigError(f"{word} is not a setting; write {group}={name}")
-    if word in (*GROUPS, *SETTINGS):
+    if word in (*GROUPS, WITHOUT, *SETTINGS):
         return ConfigError(f"{word} has no value; write {word}=<value>, without spaces")
     return ConfigError(f"'{word}' is not understood; write settings as key=value, see dqn-train --help")
 
@@ -155,15 +158,22 @@ def _check_override(override: Override, sweeping: bool) -> None:
         return
     for key in keys(override):
         group, _, leaf = key.partition(".")
-        if key in GROUPS and not override.is_sweep_override() and not isinstance(override.value(), str):
+        a_group = key in (*GROUPS, WITHOUT)
+        if a_group and not override.is_sweep_override() and not _names(key, override.value()):
             raise ConfigError(f"{text}: {key} takes one name; write one of {in_short(choices(key))}")
-        if key in GROUPS or key.startswith("env.kwargs."):
+        if a_group or key.startswith("env.kwargs."):
             continue
         if leaf == "name" and group in CHOICES:
             raise ConfigError(f"{key} is not a setting; write {group}=...")
         if key in SECTIONS:
             raise ConfigError(f"{text}: {key} is a group of settings; write {key}.<setting>=...")
         check_key(key, {})
+
+
+def _names(group: str, value: Any) -> bool:
+    """Whether `value` is a choice's name, or, where several can be left out, a list of them."""
+    several = group == WITHOUT and isinstance(value, list)
+    return all(isinstance(name, str) for name in value) if several else isinstance(value, str)
 
 
 def typed_keys(overrides: Sequence[str]) -> set[str]:

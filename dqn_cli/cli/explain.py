@@ -7,7 +7,7 @@ import re
 from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from dqn_cli.cli.paths import in_short
+from dqn_cli.cli.paths import choices, in_short
 from dqn_cli.config import CHOICES
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import ENV_KINDS, SETTINGS, check_key, suggestion, wrong_value
@@ -53,7 +53,10 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
     plugins = PLUGINS.get(group, {})
     if name in plugins:
         return ConfigError(f"{group}={name} is not installed; write pip install {plugins[name]}")
-    options = [*(error.options or []), *plugins]
+    nested = choices(group) if group == "env" else []
+    options = [*dict.fromkeys([*(error.options or []), *nested, *plugins])]
+    if inside := [option for option in options if option.startswith(f"{name.rstrip('/')}/")]:
+        return ConfigError(f"{group}={name} is not complete; write one of {', '.join(inside)}")
     # Gymnasium's ids too
     bare = re.sub(r"^ALE/|((NoFrameskip|Deterministic|-ram)*-v\d+)$", "", name) if group == "env" else name
     meant = suggestion(bare, options) or f"; write one of {in_short(options)}"

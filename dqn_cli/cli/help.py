@@ -16,28 +16,24 @@ import dqn_cli
 from dqn_cli.cli.paths import choices, conf_dir, in_short
 from dqn_cli.config import CHOICES, Range
 from dqn_cli.errors import ConfigError
-from dqn_cli.validate import SETTINGS, check_key, suggestion
+from dqn_cli.validate import ENV_KINDS, SETTINGS, check_key, suggestion
 
-GROUPS = ("env", "variant", "network", "replay", "exploration", "optimizer", "experiment")
-ENV_KINDS = {"gym": "other environments", "atari": "Atari games"}
+GROUPS = ("env", "variant", "network", "value", "replay", "exploration", "optimizer", "experiment")
 MIN_COLUMNS = 40
 LISTS = {f"{group}s": group for group in GROUPS} | {"settings": ""}
 
 OVERVIEW = """\
-usage: dqn-train [-m] [KEY=VALUE ...]
+usage: dqn-train [--version] [-m] [KEY=VALUE ...]
   dqn-train env=CartPole variant=ddqn
-  dqn-train env=Taxi variant=qlearning seed=1
-  dqn-train -m variant=tdqn,ddqn seed=0,1,2     (a sweep)
+  dqn-train -m env=Taxi variant=qlearning seed=0,1 (a sweep)
 
 {groups}
 
 -m, --multirun    run every combination of a,b,c
 --list WHAT       {lists}
 --help KEY        a setting, or a group such as run
---cfg job         print the configuration and stop
---info defaults   print the files that it is made of
-{completion}
---version         print the version"""
+--cfg job         all settings; --info defaults: their files
+{completion}"""
 
 PLAN_OVERVIEW = """\
 usage: dqn-plan [-m] [--no-probe] [KEY=VALUE ...]

@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dqn_cli.cli import sweep
+from dqn_cli.cli import ablate, sweep
 from dqn_cli.cli.arguments import check, clean
 from dqn_cli.cli.explain import explain
 from dqn_cli.cli.job import Escaped, load, overrides_of, task
@@ -40,6 +40,7 @@ class Checks(Callback):
     """Refuses what cannot run before Hydra makes a folder for it."""
 
     sweep_dir: ClassVar[Path | None] = None
+    ablation: ClassVar[str | None] = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """A single run: every check."""
@@ -54,11 +55,17 @@ class Checks(Callback):
         if any(folder.rglob(CLAIM)):
             Checks.sweep_dir = None
             raise Escaped(ConfigError(f"hydra.sweep.dir={folder} already holds runs; write another folder"))
+        if Checks.ablation is not None:
+            try:
+                ablate.extend(config, Checks.ablation)
+            except Exception as error:
+                raise Escaped(_told(error)) from error
 
 
 def launch(argv: Sequence[str]) -> int:
     """Run `dqn-train` with these arguments: 0, or 1 where jobs of a sweep failed. Raises a single run's errors."""
-    arguments = check(clean(argv))
+    words, Checks.ablation = ablate.take(argv)
+    arguments = check(clean(words))
     register()
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
     Checks.sweep_dir = None

@@ -7,7 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +37,26 @@ class Escaped(BaseException):
 def overrides_of(hydra: Any) -> list[str]:
     """What was typed for this job, as it was typed: a `${...}` in it is not ours to resolve."""
     return cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False))
+
+
+def words_of_jobs(master: DictConfig) -> list[list[str]]:
+    """The overrides of a sweep's jobs, in the order of Hydra's own sweeper; `ConfigError` where it is another one."""
+    if master.hydra.sweeper._target_ != BASIC_SWEEPER:
+        raise ConfigError(
+            "this sweeper chooses its jobs as it goes, they cannot be told before; leave out hydra/sweeper"
+        )
+    loader = cast(Any, GlobalHydra.instance().config_loader())
+    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+    words = [*params, *overrides_of(master.hydra)]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    return jobs
+
+
+def compose_job(master: DictConfig, words: list[str]) -> DictConfig:
+    """The composition of a sweep's job. Raises Hydra's errors."""
+    loader = cast(Any, GlobalHydra.instance().config_loader())
+    return cast(DictConfig, loader.load_sweep_config(master, words))
 
 
 def read(composed: DictConfig) -> Config:

@@ -25,10 +25,14 @@ def conf_dir() -> Path:
 
 
 def choices(group: str) -> list[str]:
-    """The names that can stand after `group=`, in the order of the alphabet; of `env`, last: gym, then Atari games."""
-    last = atari_games() if group == "env" else frozenset()
-    names = (file.stem for file in (conf_dir() / group).glob("*.yaml"))
-    return sorted(names, key=lambda name: (name in last, name == "gym", name))
+    """The names that can stand after `group=`, in the order of the alphabet.
+
+    Of `env` folders are part of the name, `minatar/Breakout`, and gym, MinAtar's games and Atari's come last.
+    """
+    folder = conf_dir() / group
+    names = (file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
+    last = {name: i for i, games in enumerate(GAMES.values()) for name in games()} if group == "env" else {}
+    return sorted(names, key=lambda name: (last.get(name, -1), name == "gym", name))
 
 
 @cache
@@ -38,11 +42,20 @@ def atari_games() -> frozenset[str]:
     return frozenset(file.stem for file in files if "/schema/env@env: atari" in file.read_text())
 
 
+@cache
+def minatar_games() -> frozenset[str]:
+    """The choices of `env` that are MinAtar's games."""
+    return frozenset(f"minatar/{file.stem}" for file in (conf_dir() / "env" / "minatar").glob("*.yaml"))
+
+
+GAMES = {"minatar/Breakout": minatar_games, "Pong": atari_games}  # too many for a line; one that stands for all
+
+
 def in_short(names: Collection[str], separator: str = ", ") -> str:
-    """All `names`, except that Atari games, too many for a line, are counted."""
-    games = atari_games().intersection(names)
-    line = separator.join(name for name in names if name not in games)
-    return f"{line} and {len(games)} Atari games: Pong ... (--list envs)" if games else line
+    """All `names`, except that of games, too many for a line, one stands for all."""
+    few = [name for name in names if not any(name in games() for games in GAMES.values())]
+    many = [f"{one} ..." for one, games in GAMES.items() if not games().isdisjoint(names)]
+    return ", ".join([separator.join(few), *many]) + " (--list envs)" * bool(many)
 
 
 def env_folder(env: str, env_id: str) -> str:

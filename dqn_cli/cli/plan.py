@@ -10,12 +10,9 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +21,7 @@ from dqn_cli.cli import plan_report
 from dqn_cli.cli.arguments import typed_keys
 from dqn_cli.cli.explain import explain
 from dqn_cli.cli.hydra_app import Checks, launch
-from dqn_cli.cli.job import BASIC_SWEEPER, Escaped, overrides_of, read
+from dqn_cli.cli.job import Escaped, compose_job, overrides_of, read, words_of_jobs
 from dqn_cli.cli.paths import CLAIM
 from dqn_cli.cli.plan_report import Settled
 from dqn_cli.cli.preflight import preflight
@@ -133,7 +130,7 @@ def _check_folder(folder: Path) -> Path:
 
 def _show_sweep(master: DictConfig) -> int:
     """A line per job and the total; 1 where jobs would be refused."""
-    jobs = jobs_of(master)
+    jobs = [compose_job(master, words) for words in words_of_jobs(master)]
     _check_folder(Path(master.hydra.sweep.dir))
     outcomes = [_outcome(job) for job in jobs]
     print(*plan_report.sweep([overrides_of(job.hydra) for job in jobs], outcomes), sep="\n")
@@ -145,17 +142,3 @@ def _outcome(job: DictConfig) -> Forecast | UserError:
         return settled(job).forecast
     except UserError as error:
         return error
-
-
-def jobs_of(master: DictConfig) -> list[DictConfig]:
-    """The compositions of a sweep's jobs, in the order of Hydra's own sweeper. Raises Hydra's errors."""
-    if master.hydra.sweeper._target_ != BASIC_SWEEPER:
-        raise ConfigError(
-            "this sweeper chooses its jobs as it goes, they cannot be told before; leave out hydra/sweeper"
-        )
-    loader = cast(Any, GlobalHydra.instance().config_loader())
-    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-    words = [*params, *overrides_of(master.hydra)]
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)
-    return [loader.load_sweep_config(master, job) for job in jobs]

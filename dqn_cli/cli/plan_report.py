@@ -27,9 +27,9 @@ from dqn_cli.envs.make import EnvFacts
 from dqn_cli.errors import UserError
 from dqn_cli.training.evaluator import EVAL_LANES
 from dqn_cli.training.forecast import Forecast
-from dqn_cli.training.plan import make_epsilon, make_lr
+from dqn_cli.training.plan import make_schedules
 from dqn_cli.training.probe import Speed
-from dqn_cli.validate import plain
+from dqn_cli.validate import PLAIN_SECTIONS, plain
 
 COLUMNS = 80
 SOURCES_AT = 37  # the longest name of a file of values still fits
@@ -50,7 +50,7 @@ class Settled:
 def configuration(run: Settled, choices: Mapping[str, str | None], sources: Mapping[str, str]) -> Iterator[str]:
     """Every setting, group by group, and what gave it its value."""
     written, settled = (dict(leaves(plain(config))) for config in (run.written, run.config))
-    groups = [*GROUPS, "run", ""]
+    groups = [*GROUPS, *PLAIN_SECTIONS, ""]
     for group in groups:
         if choices.get(group) is not None:
             yield _sourced(f"{group}={choices[group]}", sources[group])
@@ -100,10 +100,10 @@ def schedule(config: Config, facts: EnvFacts, totals: Forecast) -> Iterator[str]
     if (goal := config.run.stop_at_return) is not None:
         yield _row("goal", f"the run ends before, where an evaluation reaches a mean return of {goal:g}")
     yield ""
-    yield f"{'step':>17}  {'epsilon':<10} learning rate"
-    epsilon, lr = make_epsilon(config.exploration), make_lr(config.optimizer, config.run.total_steps)
+    columns = {name.replace("lr", "learning rate"): at for name, at in make_schedules(config).items()}
+    yield f"{'step':>17}  {' '.join(f'{name:<13}' for name in columns)}".rstrip()
     for step, what in sorted(key_steps(config, totals.steps).items()):
-        yield f"{step:>17,}  {epsilon(step):<10.4g} {lr(step):<14.4g} {what}"
+        yield f"{step:>17,}  {' '.join(f'{at(step):<13.4g}' for at in columns.values())} {what}"
 
 
 def _updates(config: Config, totals: Forecast) -> str:

@@ -10,9 +10,8 @@ from dqn_cli.config import Config, MlpConfig, QlearningConfig, TableConfig, Unif
 from dqn_cli.envs.lanes import describe
 from dqn_cli.envs.make import EnvFacts
 from dqn_cli.errors import CheckpointError, ConfigError
-from dqn_cli.replay.size import replay_bytes
 from dqn_cli.settle import Typed, settle
-from dqn_cli.training.forecast import model_bytes, parameters
+from dqn_cli.training.forecast import memory_bytes, model_bytes, parameters
 
 MAX_MODEL_BYTES = 1 << 31  # training.checkpoint.LIMITS, which needs torch
 
@@ -59,7 +58,7 @@ def _check_memory(config: Config, facts: EnvFacts) -> None:
     replay = config.replay
     if not isinstance(replay, UniformConfig):
         return
-    needed, free = replay_bytes(replay.capacity, facts.spec, replay.n_step, config.num_envs), free_memory()
+    needed, free = memory_bytes(config, facts), free_memory()
     if needed > free:
         raise ConfigError(
             f"replay.capacity={replay.capacity} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB of memory are free; "

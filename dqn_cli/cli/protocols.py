@@ -31,6 +31,16 @@ class Protocol:
     asks: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _last_epsilon(config: Config) -> float:
+    epsilon = make_epsilon(config.exploration, config.num_envs)
+    if epsilon is None:
+        raise ConfigError(
+            f"protocol=training needs an epsilon, the run's exploration={config.exploration.name} has none; "
+            "write protocol=run or protocol=greedy"
+        )
+    return epsilon(config.run.total_steps)
+
+
 # nature: Mnih et al. 2015, https://doi.org/10.1038/nature14236, Methods.
 # machado: Machado et al. 2018, https://arxiv.org/abs/1709.06009. Its sticky actions and its 18 actions are in the ALE's
 #   documentation too; epsilon, frame limit and number of episodes are from memory. The paper scores the last 100
@@ -44,7 +54,7 @@ PROTOCOLS = {
     "greedy": Protocol("as trained, epsilon 0"),
     "training": Protocol(
         "as trained, with the epsilon that training ended with",
-        epsilon=lambda config: make_epsilon(config.exploration)(config.run.total_steps),
+        epsilon=_last_epsilon,
     ),
     "nature": Protocol(
         "epsilon .05, up to 30 no-ops, not sticky, 5 minutes, 30 episodes (Mnih 2015)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ def _print(results: list[dict[str, Any]], sweep: Path) -> None:
     rows = [_settings(result) for result in results]
     keys = dict.fromkeys(key for row in rows for key in row)
     varied = [key for key in keys if len({row.get(key) for row in rows}) > 1]
+    if "without" in varied:
+        for row, label in zip(rows, labels([row.get("without", "nothing") for row in rows]), strict=True):
+            row["without"] = label
     table = Table("job", *varied, "return_mean", "status", Column("error", overflow="fold"))
     for result, row in zip(results, rows, strict=True):
         mean = "" if result["return_mean"] is None else f"{result['return_mean']:.4g}"
@@ -70,3 +74,13 @@ def _print(results: list[dict[str, Any]], sweep: Path) -> None:
         table.add_row(str(result["job"]), *map(escape, values), mean, result["status"], escape(result["error"] or ""))
     Console().print(table)
     print(f"results    {sweep / 'results.csv'}")
+
+
+def labels(values: Sequence[str]) -> list[str]:
+    """Values of `without=`, of all jobs, in words: full, full - noisy; of an ablation that adds: base, base + noisy."""
+    out = [[part for part in value.strip("[]").split(",") if part != "nothing"] for value in values]
+    every = {part: None for parts in out for part in parts}
+    left = [[part for part in every if part not in parts] for parts in out]
+    if len(every) > 1 and [] in left and all(len(parts) < 2 for parts in left):
+        return [" + ".join(["base", *parts]) for parts in left]
+    return [" - ".join(["full", *parts]) for parts in out]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dqn_cli.config import AtariConfig, Engine, EnvConfig, GymConfig
+from dqn_cli.config import AtariConfig, Engine, EnvConfig, GymConfig, MinatarConfig
 from dqn_cli.envs.atari import AtariLanes, describe_atari
 from dqn_cli.envs.make import EnvFacts, SeedOf, describe_gym, missing_dependency
+from dqn_cli.envs.minatar import describe_minatar, make_game
 from dqn_cli.envs.vector import GymLanes, MakeEnv
+
+Lanes = AtariLanes | GymLanes  # environments side by side
 
 
 def describe(config: EnvConfig) -> EnvFacts:
@@ -16,11 +19,13 @@ def describe(config: EnvConfig) -> EnvFacts:
         if config.engine is Engine.gymnasium:
             _game(config)
         return describe_atari(config)
+    if isinstance(config, MinatarConfig):
+        return describe_minatar(config)
     assert isinstance(config, GymConfig)
     return describe_gym(config)
 
 
-def make_lanes(config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | None = None) -> AtariLanes | GymLanes:
+def make_lanes(config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | None = None) -> Lanes:
     """E environments side by side, episodes seeded by `seed_of(lane, episode)`; with `render` lane 0 is shown.
 
     `render` is "human" (a window) or "rgb_array" (`GymLanes.pictures`).
@@ -30,6 +35,8 @@ def make_lanes(config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | 
         if config.engine is Engine.native:
             return AtariLanes(config, num_envs, seed_of)
         return GymLanes(config, num_envs, seed_of, render, _game(config))
+    if isinstance(config, MinatarConfig):
+        return GymLanes(config, num_envs, seed_of, render, make_game)
     assert isinstance(config, GymConfig)
     return GymLanes(config, num_envs, seed_of, render)
 

@@ -17,14 +17,14 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Discrete, Space
 
 from dqn_cli.config import GymConfig
-from dqn_cli.envs.spaces import action_range, observer
+from dqn_cli.envs.spaces import action_range, observer, texts
 from dqn_cli.errors import ConfigError, EnvironmentFault
 from dqn_cli.types import ObsSpec
 
 DEFAULT_TIME_LIMIT_STEPS = 10_000
 
 # words of Gymnasium's message, and our extra that brings what it misses; box2d first, it brings pygame as well
-_EXTRAS = {"box2d": "box2d", "pygame": "render"}
+_EXTRAS = {"box2d": "box2d", "pygame": "render", "minatar": "minatar"}
 
 
 SeedOf = Callable[[int, int], int | None]  # (lane, episode) -> seed of that episode, None to go on without
@@ -53,6 +53,8 @@ def describe_gym(config: GymConfig) -> EnvFacts:
         with suppress(Exception):  # what was seen counts
             env.close()
     limit, notices = _time_limit(config, _registered(config))
+    if left_out := texts(space):
+        notices.append(f"{config.id} observes text, which is left out: {', '.join(left_out)}")
     if config.id.startswith("ALE/"):
         game = config.id.removeprefix("ALE/").rpartition("-v")[0]
         notices.append(f"{config.id} is played as it is registered; env={game} shows it as the papers do")
@@ -124,6 +126,8 @@ def _import(module: str) -> None:
 
 def _advice(env_id: str) -> str:
     name = re.sub(r"-v\d+$", "", env_id)
+    if name.startswith("MinAtar/"):
+        return f"write env={name.replace('MinAtar', 'minatar')}"
     versions = sorted(other for other in gymnasium.registry if re.fullmatch(re.escape(name) + r"-v\d+", other))
     if versions:
         return f"write env.id={' or '.join(versions)}"

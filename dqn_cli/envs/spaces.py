@@ -32,12 +32,13 @@ def brief(value: Any) -> str:
 def observer(env_id: str, space: Any, stack: int) -> tuple[ObsSpec, Write]:
     """The shape of a frame, and the function that fills it from an observation.
 
-    Numbers become float32 in a row, discrete parts one-hot; bytes (a uint8 Box, such as an image) stay as they are.
+    Numbers become float32 in a row, discrete parts one-hot; bytes and bits (a Box of uint8, such as an image, or of
+    bool) stay as they are. Parts of a Dict or a Tuple that are text are left out: `texts` names them.
     Raises `ConfigError` for a space without a fixed number of numbers.
     """
     try:
-        if isinstance(space, spaces.Box) and space.dtype == np.uint8:
-            shape, write, dtype = space.shape, _bytes(space), "uint8"
+        if isinstance(space, spaces.Box) and space.dtype in (np.uint8, np.bool_):
+            shape, write, dtype = space.shape, _as_is(space), str(space.dtype)
         else:
             (size, write), dtype = _writer(space), "float32"
             shape = (size,)
@@ -51,6 +52,22 @@ def observer(env_id: str, space: Any, stack: int) -> tuple[ObsSpec, Write]:
             f"env.id={env_id}: an observation of {brief(space)} is empty; it must hold at least one number"
         )
     return ObsSpec(shape, dtype, stack), write
+
+
+def texts(space: Any) -> list[str]:
+    """The parts of a space that are text, by their names within it; what no network here can read."""
+    match space:
+        case spaces.Dict():
+            inner: Mapping[Any, Any] = space.spaces
+        case spaces.Tuple():
+            inner = dict(enumerate(space.spaces))
+        case _:
+            return []
+    return [
+        name
+        for key, part in inner.items()
+        for name in ([str(key)] if _is_text(part) else [f"{key}.{deeper}" for deeper in texts(part)])
+    ]
 
 
 def action_range(env_id: str, space: Any) -> tuple[int, int]:
@@ -106,7 +123,7 @@ def _copy(value: Any, shape: tuple[int, ...], out: Frame, casting: Any) -> None:
         raise Misfit(f"{_seen(value)}, which does not convert to {out.dtype}") from None
 
 
-def _bytes(space: spaces.Box) -> Write:
+def _as_is(space: spaces.Box) -> Write:
     shape = space.shape
 
     def write(value: Any, out: Frame) -> None:
@@ -158,17 +175,24 @@ def _multi_discrete(space: spaces.MultiDiscrete) -> tuple[int, Write]:
     return int(sizes.sum()), write
 
 
+def _is_text(space: Any) -> bool:
+    # by what it holds: spaces.Text is not the only one, MiniGrid has a class of its own
+    return getattr(getattr(space, "dtype", None), "kind", "") == "U"
+
+
 def _parts(inner: Mapping[Any, Any]) -> tuple[int, Write]:
     plan: dict[Any, tuple[slice, Write]] = {}
     size = 0
     for key, space in inner.items():
+        if _is_text(space):
+            continue
         part, write_part = _writer(space)
         plan[key] = slice(size, size + part), write_part
         size += part
 
     def write(value: Any, out: Frame) -> None:
-        if not isinstance(value, Mapping) or value.keys() != plan.keys():
-            raise Misfit(f"{_seen(value)}, not something with the parts {', '.join(map(str, plan))}")
+        if not isinstance(value, Mapping) or value.keys() != inner.keys():
+            raise Misfit(f"{_seen(value)}, not something with the parts {', '.join(map(str, inner))}")
         for key, (piece, write_part) in plan.items():
             write_part(value[key], out[piece])
 

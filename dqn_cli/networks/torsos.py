@@ -1,8 +1,8 @@
-"""From an observation to features: the part of a network below its values."""
+"""From an observation to features: all that lies before the last hidden layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -10,32 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dqn_cli.config import CnnConfig
-from dqn_cli.networks.shapes import cnn_shapes, zeros
+from dqn_cli.config import CnnConfig, ImpalaConfig
+from dqn_cli.networks.layers import Layers, PixelConv2d, normalized
+from dqn_cli.networks.q_network import Torso
+from dqn_cli.networks.shapes import cnn_shapes, impala_shapes, zeros
+from dqn_cli.networks.spectral import SpectralConv2d
 from dqn_cli.types import ObsSpec
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "elu": F.elu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-}
 
-
-class Mlp(nn.Module):
+class Mlp(Torso):
     """Fully connected layers over the flattened observation: obs [B, *obs_shape] -> [B, features].
 
-    Bytes are scaled to [0, 1], other numbers are taken as they are. No hidden layer makes Q linear in the observation.
+    Bytes are scaled to [0, 1], other numbers are taken as they are. With no layer they are the features themselves.
     """
 
-    def __init__(self, spec: ObsSpec, hidden: Sequence[int], activation: str) -> None:
+    def __init__(self, spec: ObsSpec, hidden: Sequence[int], layers: Layers) -> None:
         super().__init__()
         widths = [prod(spec.obs_shape), *hidden]
         self.features = widths[-1]
         self._scale = 1 / 255 if spec.dtype == "uint8" else 1.0
-        self._activation = ACTIVATIONS[activation]
-        self.layers = nn.ModuleList(nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(widths))
+        self._activation = layers.activation
+        self.layers = nn.ModuleList(layers.hidden(inputs, outputs) for inputs, outputs in pairwise(widths))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Features of a batch of observations."""
@@ -47,50 +42,96 @@ class Mlp(nn.Module):
         return x
 
 
-class PixelConv2d(nn.Conv2d):
-    """A convolution of pixels 0 ... 255, scaled to [0, 1] by way of the weights: there are fewer of them."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of float32 [B, C, H, W]; bias and stride as configured, no padding."""
-        return F.conv2d(x, self.weight * (1 / 255), self.bias, self.stride)
-
-
-def glorot(network: nn.Module) -> nn.Module:
-    """`network` with weights anew, uniform in +-sqrt(6 / (fan_in + fan_out)), and biases 0 (Glorot & Bengio 2010)."""
-    for w in network.parameters():
-        nn.init.xavier_uniform_(w) if w.dim() > 1 else nn.init.zeros_(w)
-    return network
-
-
-class Cnn(nn.Module):
-    """Convolutions over a stack of images, then a fully connected layer: obs [B, *obs_shape] -> [B, features].
+class Cnn(Torso):
+    """Convolutions over a stack of images: obs [B, *obs_shape] -> [B, features].
 
     Images are [H, W] or [H, W, C]; the channels of all images of a stack lie side by side. Pixels go into the first
-    convolution as they are: bytes are scaled to [0, 1] by its weights. Raises `ConfigError` where the observation is
-    not an image, or too small.
+    convolution as they are: bytes are scaled to [0, 1] by its weights. Layer norms are over [C', H', W']. Raises
+    `ConfigError` where the observation is not an image, or too small.
     """
 
     def __init__(self, spec: ObsSpec, config: CnnConfig) -> None:
         super().__init__()
-        *shapes, features = cnn_shapes(spec, config)
-        self.features = config.units
+        shapes = cnn_shapes(spec, config)
+        self.features = prod(shapes[-1])
         self._colored = len(spec.frame_shape) == 3
         self._zeros = [
             # as F.pad takes them: the last dimension first
             (*zeros(width, kernel, stride, config.padding), *zeros(height, kernel, stride, config.padding))
-            for (_, height, width), (_, kernel, stride) in zip(shapes, config.convolutions, strict=True)
+            for (_, height, width), (_, kernel, stride) in zip(shapes, config.convolutions, strict=False)
         ]
+        later = SpectralConv2d if config.spectral_norm else nn.Conv2d
         self.convolutions = nn.ModuleList(
-            (PixelConv2d if i == 0 and spec.dtype == "uint8" else nn.Conv2d)(shapes[i][0], channels, kernel, stride)
+            normalized(
+                (later if i > 0 else _first(spec))(shapes[i][0], channels, kernel, stride),
+                shapes[i + 1],
+                config.layer_norm,
+            )
             for i, (channels, kernel, stride) in enumerate(config.convolutions)
         )
-        self.hidden = nn.Linear(prod(features), config.units)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Features of a batch of observations."""
-        if self._colored:
-            obs = obs.movedim(-1, -3)  # [B, (stack,) C, H, W]
-        x = obs.reshape(len(obs), -1, *obs.shape[-2:]).to(torch.float32, memory_format=torch.channels_last)
+        x = _pictures(obs, self._colored)
         for convolution, around in zip(self.convolutions, self._zeros, strict=True):
             x = F.relu(convolution(F.pad(x, around) if any(around) else x))
-        return F.relu(self.hidden(x.flatten(1)))
+        return x.flatten(1)
+
+
+class Residual(nn.Module):
+    """x + two 3x3 convolutions of it, each after a ReLU: [B, C, H, W] -> the same."""
+
+    def __init__(self, channels: int, convolution: type[nn.Conv2d]) -> None:
+        super().__init__()
+        self.first = convolution(channels, channels, 3, padding=1)
+        self.second = convolution(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        inner: Tensor = self.second(F.relu(self.first(F.relu(x))))
+        return x + inner
+
+
+class Impala(Torso):
+    """Sequences of convolution, max-pool and two residual blocks (Espeholt et al. 2018, figure 3, the larger network).
+
+    obs [B, *obs_shape] -> [B, features], images as `Cnn` takes them, of any size. Adaptive max-pooling, where it is
+    wanted, follows the last ReLU (Clark et al. 2024). Layer norms are over [C, H, W] at the end of each sequence;
+    spectral norms are of the residual blocks' convolutions. Raises `ConfigError` where the observation is not an image.
+    """
+
+    def __init__(self, spec: ObsSpec, config: ImpalaConfig) -> None:
+        super().__init__()
+        shapes = impala_shapes(spec, config)
+        self.features = prod(shapes[-1])
+        self._colored = len(spec.frame_shape) == 3
+        self._pool = config.pool
+        inner = SpectralConv2d if config.spectral_norm else nn.Conv2d
+        sequences = []
+        for i, (before, after) in enumerate(pairwise(shapes[: len(config.channels) + 1])):
+            channels = after[0]
+            sequence = nn.Sequential(
+                (nn.Conv2d if i > 0 else _first(spec))(before[0], channels, 3, padding=1),
+                nn.MaxPool2d(3, 2, padding=1),
+                Residual(channels, inner),
+                Residual(channels, inner),
+            )
+            sequences.append(normalized(sequence, after, config.layer_norm))
+        self.sequences = nn.Sequential(*sequences)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Features of a batch of observations."""
+        x = F.relu(self.sequences(_pictures(obs, self._colored)))
+        return (x if self._pool is None else F.adaptive_max_pool2d(x, self._pool)).flatten(1)
+
+
+def _first(spec: ObsSpec) -> type[nn.Conv2d]:
+    """The convolution that pixels go into."""
+    return PixelConv2d if spec.dtype == "uint8" else nn.Conv2d
+
+
+def _pictures(obs: Tensor, colored: bool) -> Tensor:
+    """obs [B, (stack,) H, W(, C)] as float32 [B, (stack) (C), H, W]."""
+    if colored:
+        obs = obs.movedim(-1, -3)  # [B, (stack,) C, H, W]
+    return obs.reshape(len(obs), -1, *obs.shape[-2:]).to(torch.float32, memory_format=torch.channels_last)

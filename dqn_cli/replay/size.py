@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dqn_cli.config import ReplayConfig, UniformConfig
+from dqn_cli.replay.sum_tree import tree_bytes
 from dqn_cli.types import ObsSpec
 
 SLACK_BYTES = 8 * 2**20  # frames beyond the capacity that cost less than this are simply kept
@@ -44,13 +45,13 @@ def frames_kept(capacity: int, spec: ObsSpec, n_step: int, num_envs: int) -> int
     return capacity + slack + 2 * margin(spec.stack, n_step, num_envs) + n_step * num_envs
 
 
-def replay_bytes(capacity: int, spec: ObsSpec, n_step: int, num_envs: int) -> int:
-    """Bytes that `ReplayMemory` allocates: frames, rows, the current stack of each environment and open windows."""
+def replay_bytes(capacity: int, spec: ObsSpec, n_step: int, num_envs: int, prioritized: bool = False) -> int:
+    """Bytes that `ReplayMemory` allocates: frames, rows, each environment's stack, open windows and priorities."""
     frames = frames_kept(capacity, spec, n_step, num_envs) * spec.frame_bytes
     rows = capacity * row_dtype(spec.stack).itemsize
     stacks = num_envs * spec.stack * 8
     windows = 0 if n_step == 1 else num_envs * (n_step * window_dtype(spec.stack).itemsize + 8)
-    return frames + rows + stacks + windows
+    return frames + rows + stacks + windows + (tree_bytes(capacity) if prioritized else 0)
 
 
 def replay_capacity(config: ReplayConfig, num_envs: int) -> int:

@@ -1,7 +1,8 @@
 """TensorBoard's event file, written by TensorBoard's own record writer.
 
 Synchronously: its `EventFileWriter` writes in a thread, where a full disk ends in a traceback instead of an error here.
-Every record is a scalar, a text or a row of HPARAMS in the run folder itself, so a run is one line in TensorBoard.
+Every record is a scalar, a text, a picture or a row of HPARAMS in the run folder itself, so a run is one line in
+TensorBoard.
 """
 
 # protobuf's generated modules carry no types
@@ -46,6 +47,11 @@ class EventFile:
         tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape=shape)
         metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         self._write(summary=Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]))
+
+    def image(self, tag: str, steps: int, png: bytes, size: tuple[int, int]) -> None:
+        """A picture of `size` (height, width), three colors."""
+        image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=png)
+        self._write(step=steps, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def hparams(self, values: Mapping[str, bool | float | str]) -> None:
         """This run's row of HPARAMS; its metrics are the run's scalars."""

@@ -8,8 +8,9 @@ from math import prod
 from dqn_cli.config import (
     AdamConfig,
     Config,
+    FqfConfig,
     OnlineConfig,
-    OptimizerConfig,
+    PrioritizedConfig,
     RmspropConfig,
     RmspropNatureConfig,
     SgdConfig,
@@ -17,7 +18,7 @@ from dqn_cli.config import (
     TdqnConfig,
 )
 from dqn_cli.envs.make import EnvFacts
-from dqn_cli.networks.shapes import parameter_shapes
+from dqn_cli.networks.shapes import buffer_shapes, parameter_shapes
 from dqn_cli.replay.size import replay_bytes, replay_capacity
 from dqn_cli.schedules import crossings
 from dqn_cli.settle import planned_updates
@@ -58,7 +59,6 @@ def forecast(config: Config, facts: EnvFacts) -> Forecast:
     steps = -(-run.total_steps // lanes) * lanes
     online = isinstance(config.replay, OnlineConfig)
     updates = planned_updates(config)
-    shapes = parameter_shapes(config.network, facts.spec, facts.num_actions)
     return Forecast(
         steps=steps,
         updates=updates,
@@ -67,22 +67,33 @@ def forecast(config: Config, facts: EnvFacts) -> Forecast:
         target_syncs=target_syncs(config, steps, updates),
         evaluations=occasions(run.eval_every_steps, steps, lanes) + _alone(run.eval_every_steps, steps, lanes),
         checkpoints=occasions(run.checkpoint_every_steps, steps, lanes),
-        replay_bytes=replay_bytes(replay_capacity(config.replay, lanes), facts.spec, config.replay.n_step, lanes),
+        replay_bytes=memory_bytes(config, facts),
         parameters=parameters(config, facts),
         model_bytes=model_bytes(config, facts),
-        optimizer_bytes=optimizer_bytes(config.optimizer, shapes),
+        optimizer_bytes=optimizer_bytes(config, facts),
     )
+
+
+def memory_bytes(config: Config, facts: EnvFacts) -> int:
+    """Of the replay memory."""
+    replay, lanes = config.replay, config.num_envs
+    prioritized = isinstance(replay, PrioritizedConfig)
+    return replay_bytes(replay_capacity(replay, lanes), facts.spec, replay.n_step, lanes, prioritized)
 
 
 def parameters(config: Config, facts: EnvFacts) -> int:
     """Weights and biases of one network."""
-    return sum(map(prod, parameter_shapes(config.network, facts.spec, facts.num_actions)))
+    return _numbers(parameter_shapes(config.network, config.value, facts.spec, facts.num_actions))
 
 
 def model_bytes(config: Config, facts: EnvFacts) -> int:
     """Of the weights in a checkpoint: of the online network, and of the target network where there is one."""
     networks = 2 if isinstance(config.variant, TdqnConfig) else 1
-    return FLOAT_BYTES * networks * parameters(config, facts)
+    return FLOAT_BYTES * networks * (parameters(config, facts) + _numbers(buffer_shapes(config.network, facts.spec)))
+
+
+def _numbers(shapes: list[tuple[int, ...]]) -> int:
+    return sum(map(prod, shapes))
 
 
 def first_update(config: Config) -> int:
@@ -120,18 +131,21 @@ def _alone(every: int | None, steps: int, lanes: int) -> bool:
     return every is None or crossings(steps - lanes, steps, every) == 0
 
 
-def optimizer_bytes(config: OptimizerConfig, shapes: list[tuple[int, ...]]) -> int:
-    """What the optimizer remembers: so many numbers per weight, and of some a counter per tensor."""
-    counters = 0
-    match config:
+def optimizer_bytes(config: Config, facts: EnvFacts) -> int:
+    """What the optimizers remember: so many numbers per weight, and of some a counter per tensor."""
+    shapes = parameter_shapes(config.network, config.value, facts.spec, facts.num_actions)
+    proposal = shapes[len(shapes) - 2 :] if isinstance(config.value, FqfConfig) else []  # with an RMSProp of its own
+    shapes, optimizer, counters = shapes[: len(shapes) - len(proposal)], config.optimizer, 0
+    match optimizer:
         case AdamConfig():
             numbers, counters = 2, 1
         case RmspropConfig():
-            numbers, counters = 1 + config.centered, 1
+            numbers, counters = 1 + optimizer.centered + (optimizer.momentum > 0), 1
         case RmspropNatureConfig():
             numbers = 2
         case SgdConfig():
-            numbers = int(config.momentum > 0)
+            numbers = int(optimizer.momentum > 0)
         case _:
-            raise TypeError(f"nothing known of {type(config).__name__}")
-    return FLOAT_BYTES * (numbers * sum(map(prod, shapes)) + counters * len(shapes))
+            raise TypeError(f"nothing known of {type(optimizer).__name__}")
+    own = numbers * _numbers(shapes) + counters * len(shapes)
+    return FLOAT_BYTES * (own + _numbers(proposal) + len(proposal))

@@ -21,6 +21,7 @@ from dqn_cli.errors import writing
 from dqn_cli.types import EpisodeStats
 
 if TYPE_CHECKING:
+    from dqn_cli.training.evaluator import Returns
     from dqn_cli.training.event_file import EventFile
 
 
@@ -39,20 +40,64 @@ class Metric(StrEnum):
     EPISODES = "episodes", "train", "training episodes finished since the start"
     UPDATES = "updates", "train", "gradient updates since the start"
     TARGET_SYNCS = "target_syncs", "train", "times the target network was moved to the online network"
-    EPSILON = "epsilon", "train", "probability of a random action"
+    EPSILON = "epsilon", "train", "probability of a random action, on average over the environments"
+    TEMPERATURE = "temperature", "train", "temperature of exploration=boltzmann, in units of discounted reward"
+    BETA = "beta", "train", "share of prioritized sampling's bias that is corrected"
     LR = "lr", "train", "learning rate"
-    LOSS = "loss", "train", "mean loss over the batch of the newest update, in squared (mse) or absolute (huber) reward"
+    LOSS = (
+        "loss",
+        "train",
+        "mean loss over the batch of the newest update, weighted where replay is prioritized; in squared (mse) or "
+        "absolute (huber, quantiles) reward, or nats (categorical)",
+    )
     Q_MEAN = "q_mean", "train", "mean Q(s, a) over the batch of the newest update, in units of discounted reward"
     GRAD_NORM = (
         "grad_norm",
         "train",
         "L2 norm of the newest gradient before clipping; empty unless gradients are clipped",
     )
+    Q_MAX = "q_max", "diagnostics", "mean of max_a Q(s, a), without noise, over 256 transitions drawn as for an update"
+    TD_ERROR_P10 = (
+        "td_error_p10",
+        "diagnostics",
+        "10 % quantile of how wrong their values are, as prioritized replay sees it",
+    )
+    TD_ERROR_P50 = "td_error_p50", "diagnostics", "median of the same"
+    TD_ERROR_P90 = "td_error_p90", "diagnostics", "90 % quantile of the same"
+    TARGET_DISTANCE = (
+        "target_distance",
+        "diagnostics",
+        "L2 norm of the difference between both networks' weights, relative to that of the online network's; a step "
+        "earlier, as the target network is often moved at the row's own",
+    )
+    DORMANT = (
+        "dormant",
+        "diagnostics",
+        "share of hidden units (of a convolution: channels) that are on average at most .025 times as active as their "
+        "layer (Sokar et al. 2023)",
+    )
+    SAMPLE_AGE = "sample_age", "diagnostics", "mean age of these transitions, in steps since they were stored"
+    PRIORITY_ESS = (
+        "priority_ess",
+        "diagnostics",
+        "effective sample size (sum p)^2 / sum p^2 of the priorities p, as a share of the memory's rows",
+    )
     RETURN_MEAN = "return_mean", "train", "mean return (raw, undiscounted) of the last 100 training episodes"
     LENGTH_MEAN = "length_mean", "train", "mean length of the last 100 training episodes, in steps"
     EVAL_RETURN_MEAN = "eval_return_mean", "eval", "mean return of the evaluation episodes"
     EVAL_RETURN_SD = "eval_return_sd", "eval", "standard deviation of the return between evaluation episodes"
     EVAL_LENGTH_MEAN = "eval_length_mean", "eval", "mean length of the evaluation episodes, in steps"
+    VALUE_ESTIMATE = (
+        "value_estimate",
+        "eval",
+        "mean of max_a Q(s, a) over the states of the evaluation episodes (van Hasselt et al. 2016, figure 3)",
+    )
+    VALUE_RETURN = (
+        "value_return",
+        "eval",
+        "mean over the same states of the discounted return that followed, of rewards as learnt from; Q overestimates "
+        "by as much as it lies below value_estimate",
+    )
     SECONDS = "seconds", "speed", "wall time since the start, in seconds"
     STEPS_PER_SECOND = "steps_per_second", "speed", "steps per second since the last row, evaluations not counted"
     UPDATES_PER_SECOND = "updates_per_second", "speed", "updates per second since the last row, evaluations not counted"
@@ -111,6 +156,14 @@ class MetricsLog:
             Metric.UPDATES_PER_SECOND: updates_per_second,
         }
         self._log(self._timing, TIMING, steps, values)
+
+    def returns(self, steps: int, returns: Returns) -> None:
+        """The distribution of the return at one state, as a picture in TensorBoard."""
+        if self._events:
+            from dqn_cli.training.pictures import png_of, returns_picture
+
+            picture = returns_picture(returns)
+            self._events.image("eval/returns", steps, png_of(picture), picture.shape[:2])
 
     def config_card(self, config: Mapping[str, Any]) -> None:
         """The configuration as text in TensorBoard."""

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 from dqn_cli import schedules
 from dqn_cli.config import (
+    BoltzmannConfig,
     Config,
     EpsilonConfig,
     EpsilonSchedule,
     ExplorationConfig,
     LrSchedule,
+    NoisyExplorationConfig,
     OptimizerConfig,
+    PerEnvConfig,
+    PrioritizedConfig,
     RunConfig,
     TdqnConfig,
     UniformConfig,
@@ -65,7 +69,7 @@ class Plan:
     """The schedule of a run. `updates` is None where each transition is learnt once, right after it is stored."""
 
     total_steps: int
-    epsilon: Schedule
+    exploration: Schedule  # what the explorer takes as its level: epsilon, or the temperature
     batch_size: int
     updates: Updates | None
     sync: Sync | None
@@ -82,13 +86,52 @@ class Periods:
     stop_at_return: float | None
 
 
-def make_epsilon(config: ExplorationConfig) -> Schedule:
-    """Epsilon as a function of steps."""
-    assert isinstance(config, EpsilonConfig)
-    if config.schedule is EpsilonSchedule.constant:
-        return schedules.constant(config.end)
-    decay = schedules.linear if config.schedule is EpsilonSchedule.linear else schedules.exponential
-    return schedules.delayed(decay(config.begin, config.end, config.over_steps), config.delay_steps)
+def make_exploration(config: ExplorationConfig) -> Schedule:
+    """How much to explore, as a function of steps: epsilon, or Boltzmann's temperature."""
+    match config:
+        case BoltzmannConfig():
+            return schedules.constant(config.temperature)
+        case PerEnvConfig():
+            return schedules.constant(config.epsilon)
+        case NoisyExplorationConfig():
+            return schedules.constant(0.0)
+        case EpsilonConfig(schedule=EpsilonSchedule.constant):
+            return schedules.constant(config.end)
+        case EpsilonConfig():
+            decay = schedules.linear if config.schedule is EpsilonSchedule.linear else schedules.exponential
+            return schedules.delayed(decay(config.begin, config.end, config.over_steps), config.delay_steps)
+    raise TypeError(f"no schedule for {type(config).__name__}")
+
+
+def make_epsilon(config: ExplorationConfig, num_envs: int) -> Schedule | None:
+    """Probability of a random action, on average over the environments; None where values decide how random."""
+    if isinstance(config, BoltzmannConfig):
+        return None
+    if isinstance(config, PerEnvConfig):
+        powers = ladder(num_envs, config.alpha)
+        return schedules.constant(sum(config.epsilon**power for power in powers) / num_envs)
+    return make_exploration(config)
+
+
+def ladder(num_envs: int, alpha: float) -> list[float]:
+    """Ape-X's powers of epsilon: 1 + alpha i / (E - 1) for environment i of E > 1 (Horgan et al. 2018, section 4.1)."""
+    return [1 + alpha * i / (num_envs - 1) for i in range(num_envs)]
+
+
+def make_beta(config: PrioritizedConfig, total_steps: int) -> Schedule:
+    """How much of the bias of prioritized sampling is corrected, as a function of steps."""
+    over = total_steps if config.beta_over_steps is None else config.beta_over_steps
+    return schedules.linear(config.beta_begin, config.beta_end, over)
+
+
+def make_schedules(config: Config) -> dict[str, Schedule]:
+    """What changes over a run, by the names of its columns in `metrics.csv`."""
+    total, epsilon = config.run.total_steps, make_epsilon(config.exploration, config.num_envs)
+    schedules = {"temperature": make_exploration(config.exploration)} if epsilon is None else {"epsilon": epsilon}
+    schedules["lr"] = make_lr(config.optimizer, total)
+    if isinstance(config.replay, PrioritizedConfig):
+        schedules["beta"] = make_beta(config.replay, total)
+    return schedules
 
 
 def make_lr(config: OptimizerConfig, total_steps: int) -> Schedule:
@@ -113,7 +156,7 @@ def make_plan(config: Config) -> Plan:
         )
     return Plan(
         total_steps=run.total_steps,
-        epsilon=make_epsilon(config.exploration),
+        exploration=make_exploration(config.exploration),
         batch_size=replay.batch_size if isinstance(replay, UniformConfig) else 1,
         updates=updates,
         sync=Sync(variant.target_every, variant.target_unit) if isinstance(variant, TdqnConfig) else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from dqn_cli.config import Config, EpsilonConfig, EpsilonSchedule, UniformConfig
-from dqn_cli.training.plan import Counters, make_epsilon
+from dqn_cli.training.plan import Counters, make_exploration
 from dqn_cli.types import StepResult, UpdateResult
 
 SECONDS = {False: 1.0, True: 3.0}  # without and with learning
@@ -69,15 +69,17 @@ def shortened(config: Config, learning: bool) -> Config:
 
     A random action costs no forward pass, so that the run's first steps would say little about the others.
     """
-    epsilon, total, run = make_epsilon(config.exploration), config.run.total_steps, config.run
-    mean = fmean(epsilon(total * i // 1000) for i in range(1000))
-    replay = config.replay
+    run, replay, exploration = config.run, config.replay, config.exploration
+    if isinstance(exploration, EpsilonConfig):
+        epsilon = make_exploration(exploration)
+        mean = fmean(epsilon(run.total_steps * i // 1000) for i in range(1000))
+        exploration = EpsilonConfig(schedule=EpsilonSchedule.constant, end=mean)
     if isinstance(replay, UniformConfig):
         replay = replace(replay, capacity=min(replay.capacity, CAPACITY))
     return replace(
         config,
         replay=replay,
-        exploration=EpsilonConfig(schedule=EpsilonSchedule.constant, end=mean),
+        exploration=exploration,
         run=replace(
             run,
             total_steps=FOREVER,

@@ -35,8 +35,8 @@ class Envs(Protocol):
 class Acts(Protocol):
     """Chooses actions."""
 
-    def act(self, frame: NDArray[np.generic], first: NDArray[np.bool_], epsilon: float) -> NDArray[np.int64]:
-        """Actions `[E]` for frames `[E, *frame_shape]`, of which some are the first of an episode."""
+    def act(self, frame: NDArray[np.generic], first: NDArray[np.bool_], level: float) -> NDArray[np.int64]:
+        """Actions `[E]` for frames `[E, *frame_shape]`, of which some begin an episode; `level` of exploration."""
 
 
 class Memory(Protocol):
@@ -48,8 +48,11 @@ class Memory(Protocol):
     def append(self, action: NDArray[np.int64], step: StepResult) -> int:
         """Store a step of all environments; returns how many transitions it finished."""
 
-    def sample(self, batch_size: int) -> Batch:
-        """Transitions drawn at random."""
+    def sample(self, batch_size: int, steps: int) -> Batch:
+        """Transitions drawn at random, `steps` steps into the run."""
+
+    def update_priorities(self, row: NDArray[np.int64], priority: NDArray[np.float32]) -> None:
+        """Take note of how wrong the predictions for these rows `[B]` were."""
 
     def newest(self, count: int) -> Batch:
         """The transitions stored last, in their order."""
@@ -93,11 +96,11 @@ class Trainer:
         while now.steps < plan.total_steps:
             before = replace(now)
             in_flight = now.steps + envs.num_envs
-            action = self._actor.act(frame, first, plan.epsilon(now.steps))
+            action = self._actor.act(frame, first, plan.exploration(now.steps))
             envs.send(action)
             if plan.updates is not None:
                 for _ in range(plan.updates.due(now.steps, in_flight)):
-                    self._learn(self._memory.sample(plan.batch_size))
+                    self._learn_sampled()
             step = envs.recv()
             rows = self._memory.append(action, step)
             now.steps, now.episodes = in_flight, now.episodes + len(step.episodes)
@@ -109,12 +112,20 @@ class Trainer:
                 break
             frame, first = step.frame, step.first
 
-    def _learn(self, batch: Batch) -> None:
+    def _learn_sampled(self) -> None:
+        """Sample, update, give back how wrong the predictions were."""
+        batch = self._memory.sample(self._plan.batch_size, self.counters.steps)
+        result = self._learn(batch)
+        if batch.weight is not None and batch.row is not None:
+            self._memory.update_priorities(batch.row, result.priority.cpu().numpy())
+
+    def _learn(self, batch: Batch) -> UpdateResult:
         before = replace(self.counters)
-        self.result = self._learner.update(batch, self.counters.steps)
+        self.result = result = self._learner.update(batch, self.counters.steps)
         self.counters.updates += 1
         if self._plan.sync is not None and self._plan.sync.unit == "updates":
             self._sync(before)
+        return result
 
     def _learn_newest(self, rows: int) -> None:
         """Learn each of the newest rows once, one after the other: a table's entry moves by alpha times its error."""

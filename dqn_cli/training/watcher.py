@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,11 @@ from dqn_cli.errors import Interrupted, NumericalError
 from dqn_cli.schedules import Schedule, crossings
 from dqn_cli.training.evaluator import EvalResult, Evaluator
 from dqn_cli.training.plan import Counters, Periods
-from dqn_cli.training.progress import DRAW_EVERY_S, Progress
+from dqn_cli.training.progress import DRAW_EVERY_S, LABELS, Progress
 from dqn_cli.types import EpisodeStats, StepResult, UpdateResult
 
 if TYPE_CHECKING:
+    from dqn_cli.training.diagnostics import Diagnostics
     from dqn_cli.training.metrics import MetricsLog
 
 RECENT_EPISODES = 100
@@ -44,12 +45,12 @@ class Saving:
 
 @dataclass(frozen=True)
 class Sinks:
-    """Where numbers go, and the schedules among them."""
+    """Where numbers go, and those that nobody counts: schedules by the names of `Metric`, and diagnostics."""
 
     metrics: MetricsLog
     progress: Progress
-    epsilon: Schedule
-    lr: Schedule
+    schedules: Mapping[str, Schedule]
+    diagnostics: Diagnostics
 
 
 @dataclass
@@ -119,9 +120,11 @@ class Watcher:
         self._check_interrupt()
         if time.perf_counter() >= self.clock.next_draw:
             self._draw(result)
-        evaluation = self._evaluate(result) if self._evaluation_due(before, now) else None
-        if evaluation is not None or crossings(before.steps, now.steps, self._periods.log):
+        evaluation = self._evaluate(result) if self._evaluation_due(before.steps, now.steps) else None
+        if self._row_due(before.steps, now.steps):
             self._log(result, evaluation)
+        if self._row_due(now.steps, 2 * now.steps - before.steps):
+            self.sinks.diagnostics.measure_distance()
         if self._periods.checkpoint is not None and crossings(before.steps, now.steps, self._periods.checkpoint):
             self._save(self._saving.periodic, result)
         return self.reached_goal
@@ -140,12 +143,13 @@ class Watcher:
         with self.clock.pause():
             save(self._now.steps, self._state())
 
-    def _evaluation_due(self, before: Counters, now: Counters) -> bool:
+    def _evaluation_due(self, before: int, after: int) -> bool:
         """Every so many steps, and at the end of the run."""
         period = self._periods.evaluate
-        return now.steps >= self._periods.total or (
-            period is not None and crossings(before.steps, now.steps, period) > 0
-        )
+        return after >= self._periods.total or (period is not None and crossings(before, after, period) > 0)
+
+    def _row_due(self, before: int, after: int) -> bool:
+        return crossings(before, after, self._periods.log) > 0 or self._evaluation_due(before, after)
 
     def _state(self) -> dict[str, Any]:
         best = None if self.best is None else {"step": self.best.step, "return_mean": self.best.result.mean}
@@ -183,20 +187,22 @@ class Watcher:
     def _log(self, result: UpdateResult | None, evaluation: EvalResult | None) -> None:
         self._require_finite(result)
         now, sinks = self._now, self.sinks
-        row = {**asdict(now), "epsilon": sinks.epsilon(now.steps), "lr": sinks.lr(now.steps), **self._returns()}
+        row = {**asdict(now), **self._scheduled(), **self._returns()}
         del row["steps"]
         if result is not None:
             row |= {"loss": float(result.loss), "q_mean": float(result.mean_q)}
             if result.grad_norm is not None:
                 row["grad_norm"] = float(result.grad_norm)
+            row |= sinks.diagnostics.row(now.steps)
         if evaluation is not None:
-            row |= {
-                "eval_return_mean": evaluation.mean,
-                "eval_return_sd": evaluation.sd,
-                "eval_length_mean": evaluation.mean_length,
-            }
+            row |= evaluated(evaluation)
+            if evaluation.seen is not None and evaluation.seen.returns is not None:
+                sinks.metrics.returns(now.steps, evaluation.seen.returns)
         sinks.metrics.row(now.steps, row)
         self._time()
+
+    def _scheduled(self) -> dict[str, float]:
+        return {name: at(self._now.steps) for name, at in self.sinks.schedules.items()}
 
     def _time(self) -> None:
         clock, now = self.clock, self._now
@@ -210,7 +216,7 @@ class Watcher:
 
     def _draw(self, result: UpdateResult | None) -> None:
         self.clock.next_draw = time.perf_counter() + DRAW_EVERY_S
-        now, view = self._now, {"epsilon": self.sinks.epsilon(self._now.steps)}
+        now, view = self._now, {name: value for name, value in self._scheduled().items() if name in LABELS}
         if self._scores:
             view["return_mean"] = self._returns()["return_mean"]
         if self.last is not None:
@@ -243,3 +249,15 @@ class Watcher:
     def _good_enough(self, result: EvalResult) -> bool:
         goal = self._periods.stop_at_return
         return goal is not None and result.mean >= goal
+
+
+def evaluated(result: EvalResult) -> dict[str, float]:
+    """What an evaluation adds to a row of `metrics.csv`."""
+    row = {
+        "eval_return_mean": result.mean,
+        "eval_return_sd": result.sd,
+        "eval_length_mean": result.mean_length,
+    }
+    if result.seen is not None and result.seen.value_estimate is not None and result.seen.value_return is not None:
+        row |= {"value_estimate": result.seen.value_estimate, "value_return": result.seen.value_return}
+    return row

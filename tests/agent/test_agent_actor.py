@@ -7,11 +7,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from dqn_cli.agent.actor import Actor
-
-CPU = torch.device("cpu")
+from dqn_cli.agent.exploration import Boltzmann, EpsilonGreedy
+from dqn_cli.agent.policy import Policy
+from dqn_cli.algorithm.losses import mse
+from dqn_cli.algorithm.values import Scalar
+from dqn_cli.networks.q_network import ValueNetwork
 
 
 class Recorder:
@@ -25,15 +27,31 @@ class Recorder:
         return frame
 
 
-class Refuses(nn.Module):
+class Identity(ValueNetwork):
+    """Q is what is seen; counts its passes."""
+
+    passes = 0
+
+    def forward(self, obs):
+        self.passes += 1
+        return obs
+
+
+class Refuses(ValueNetwork):
     """A network that must not be asked."""
 
     def forward(self, obs):
         raise AssertionError("a forward pass for nothing")
 
 
-def make(network=None, num_actions=3, seed=0, stack=None) -> Actor:
-    return Actor(network or nn.Identity(), num_actions, stack or Recorder(), np.random.default_rng(seed), CPU)
+def make(network=None, num_actions=3, seed=0, stack=None, explorer=None) -> Actor:
+    return Actor(
+        policy(network), explorer or EpsilonGreedy(num_actions), stack or Recorder(), np.random.default_rng(seed)
+    )
+
+
+def policy(network=None) -> Policy:
+    return Policy(network or Identity(), Scalar(mse), torch.Generator(), noisy=False)
 
 
 def test_epsilon_0_is_greedy() -> None:
@@ -68,10 +86,11 @@ def test_each_environment_has_its_own_coin() -> None:
     assert all(abs(correlation[i, j]) < 0.08 for i, j in combinations(range(num_envs), 2))
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.4, 1.0])
-def test_the_stream_moves_by_the_same_amount_whatever_happens(epsilon) -> None:
+@pytest.mark.parametrize("explorer", [EpsilonGreedy(3), EpsilonGreedy(3, [1.0, 2.0, 4.0, 8.0]), Boltzmann()])
+@pytest.mark.parametrize("epsilon", [1e-3, 0.4, 1.0])
+def test_the_stream_moves_by_the_same_amount_whatever_happens(explorer, epsilon) -> None:
     rng, twin = np.random.default_rng(7), np.random.default_rng(7)
-    actor = Actor(nn.Identity(), 3, Recorder(), rng, CPU)
+    actor = Actor(policy(), explorer, Recorder(), rng)
     for _ in range(5):
         actor.act(np.zeros((4, 3), np.float32), np.zeros(4, bool), epsilon)
         twin.random(8)
@@ -91,10 +110,48 @@ def test_the_network_sees_the_stacked_observation() -> None:
         def push(self, frame, first):
             return np.stack([frame, frame + 10], axis=1)
 
-    class Sees(nn.Module):
+    class Sees(ValueNetwork):
         def forward(self, obs):
             assert obs.shape == (2, 2, 3)
             assert not torch.is_grad_enabled()
             return obs[:, 1] * torch.tensor([0.0, 1.0, 0.0])
 
     assert make(Sees(), stack=Two()).act(np.zeros((2, 3), np.float32), np.zeros(2, bool), 0.0).tolist() == [1, 1]
+
+
+def test_per_environment_epsilons_are_powers_of_the_level() -> None:
+    powers = [1.0, 2.0, 3.0, 8.0]
+    frame = np.zeros((4, 1000), np.float32)  # greedy is 0, chosen at random once in a thousand
+    actor, first = make(explorer=EpsilonGreedy(1000, powers)), np.zeros(4, bool)
+    explored = np.stack([actor.act(frame, first, 0.7) != 0 for _ in range(8000)])
+    np.testing.assert_allclose(explored.mean(0), [0.7**power for power in powers], atol=0.02)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 5.0])
+def test_boltzmann_chooses_in_proportion_to_the_exponential_of_q(temperature) -> None:
+    q = np.float32([0.3, -1.0, 1.0])
+    actor = make(explorer=Boltzmann())
+    frame, first = np.tile(q, (50, 1)), np.zeros(50, bool)
+    chosen = np.concatenate([actor.act(frame, first, temperature) for _ in range(2000)])
+    expected = np.exp(q / temperature) / np.exp(q / temperature).sum()
+    np.testing.assert_allclose(np.bincount(chosen, minlength=3) / len(chosen), expected, atol=0.005)
+
+
+def test_boltzmann_survives_values_of_any_size_and_numbers_next_to_0_and_1() -> None:
+    q = torch.tensor([[1e30, 0.0, -1e30], [0.0, 0.0, 5e4], [-1e4, -1e4, -1e4]])
+    ends = Boltzmann().choose(1e-2, np.zeros(3), np.full(3, np.nextafter(1.0, 0.0)), lambda: q)
+    starts = Boltzmann().choose(1e-2, np.zeros(3), np.zeros(3), lambda: q)
+    assert ends.tolist() == [0, 2, 2]
+    assert starts.tolist() == [0, 2, 0]
+
+
+def test_values_are_those_of_the_observations_acted_on_and_computed_once() -> None:
+    network = Identity()
+    actor, first = make(network), np.zeros(2, bool)
+    actor.act(np.float32([[1, 2, 3], [3, 2, 1]]), first, 0.0)
+    assert actor.values().tolist() == [[1, 2, 3], [3, 2, 1]]
+    assert network.passes == 1
+    actor.act(np.float32([[4, 5, 6], [6, 5, 4]]), first, 1.0)
+    assert network.passes == 1
+    assert actor.values().tolist() == [[4, 5, 6], [6, 5, 4]]
+    assert network.passes == 2

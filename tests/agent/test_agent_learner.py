@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from dqn_cli.agent.learner import Learner
-from dqn_cli.agent.optimizers import make_optimizer
+from dqn_cli.agent.learner import Learner, Method
+from dqn_cli.agent.optimizers import make_descent
 from dqn_cli.algorithm.losses import LOSSES
 from dqn_cli.algorithm.rules import RULES
-from dqn_cli.config import CHOICES, AdamConfig, SgdConfig
-from dqn_cli.networks.q_network import QNetwork, Table
-from dqn_cli.networks.torsos import Mlp
+from dqn_cli.algorithm.values import Scalar
+from dqn_cli.config import CHOICES, AdamConfig, MlpConfig, ScalarConfig, SgdConfig, TableConfig
+from dqn_cli.networks.make import make_network
 from dqn_cli.schedules import constant, linear
 from dqn_cli.types import Batch, ObsSpec
 
@@ -21,10 +23,10 @@ SPEC = ObsSpec((4,), "float32")
 
 def mlp_learner(variant="tdqn", config=None, seed=0, loss="huber", max_grad_norm=None, tau=1.0) -> Learner:
     torch.manual_seed(seed)
-    online = QNetwork(Mlp(SPEC, [16, 8], "relu"), 3)
+    online = make_network(MlpConfig(hidden=[16, 8]), ScalarConfig(), SPEC, 3)
     config = config or AdamConfig(lr=3e-3)
-    optimizer = make_optimizer(config, online.parameters())
-    return Learner(online, RULES[variant], LOSSES[loss], optimizer, constant(config.lr), max_grad_norm, tau)
+    descent = replace(make_descent(config, ScalarConfig(), online, constant(config.lr)), max_grad_norm=max_grad_norm)
+    return Learner(online, Method(RULES[variant], Scalar(LOSSES[loss])), descent, torch.Generator(), tau)
 
 
 def random_batch(seed: int, size: int = 32, discount: float = 0.9) -> Batch:
@@ -43,10 +45,9 @@ def flat(network) -> torch.Tensor:
 
 
 def table_learner(lr, states: int = 5, loss: str = "mse") -> Learner:
-    table = Table(ObsSpec((states,), "float32"), 2, 0.0)
-    return Learner(
-        table, RULES["qlearning"], LOSSES[loss], make_optimizer(SgdConfig(), table.parameters()), lr, max_grad_norm=None
-    )
+    table = make_network(TableConfig(), ScalarConfig(), ObsSpec((states,), "float32"), 2)
+    descent = make_descent(SgdConfig(), ScalarConfig(), table, lr)
+    return Learner(table, Method(RULES["qlearning"], Scalar(LOSSES[loss])), descent, torch.Generator())
 
 
 def transition(s: int, a: int, r: float, discount: float, s_next: int, states: int = 5) -> Batch:
@@ -87,7 +88,7 @@ def test_the_learning_rate_follows_its_schedule() -> None:
 def test_the_loss_is_the_mean_over_the_batch() -> None:
     learner = table_learner(constant(1.0))
     pair = [transition(0, 0, 3.0, 0.0, 0), transition(1, 1, 1.0, 0.0, 0)]
-    joined = Batch(*(torch.cat([getattr(b, f) for b in pair]) for f in Batch.__slots__))
+    joined = Batch(*(torch.cat([getattr(b, f) for b in pair]) for f in Batch.__slots__[:5]))
     result = learner.update(joined, 0)
     assert result.loss.item() == (9.0 / 2 + 1.0 / 2) / 2
     assert learner.online.entries[0, 0].item() == 1.5
@@ -126,9 +127,9 @@ def test_gradients_are_clipped_by_their_norm(max_grad_norm) -> None:
 
 
 def test_batches_are_brought_to_the_networks_device() -> None:
-    table = Table(ObsSpec((5,), "float32"), 2, 0.0).to("meta")
-    optimizer = make_optimizer(SgdConfig(), table.parameters())
-    learner = Learner(table, RULES["ddqn"], LOSSES["mse"], optimizer, constant(0.1), None)
+    table = make_network(TableConfig(), ScalarConfig(), ObsSpec((5,), "float32"), 2).to("meta")
+    descent = make_descent(SgdConfig(), ScalarConfig(), table, constant(0.1))
+    learner = Learner(table, Method(RULES["ddqn"], Scalar(LOSSES["mse"])), descent, torch.Generator())
     assert learner.update(transition(0, 0, 1.0, 0.9, 1), 0).loss.device.type == "meta"
 
 
@@ -182,7 +183,7 @@ def test_polyak_averaging_in_place(tau) -> None:
 
 def test_a_copy_is_exact_where_averaging_would_not_be() -> None:
     learner = mlp_learner()
-    torch.nn.init.constant_(learner.target.head.bias, torch.inf)
+    torch.nn.init.constant_(learner.target.head.output.bias, torch.inf)
     learner.sync_target()
     assert torch.equal(flat(learner.target), flat(learner.online))
 
@@ -265,8 +266,8 @@ def test_both_networks_can_begin_with_other_weights() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"online.head.bias": torch.zeros(7)}, r"head.bias has shape \[7\], this network needs \[3\]"),
-        ({"target.head.bias": torch.zeros(7)}, r"head.bias has shape \[7\], this network needs \[3\]"),
+        ({"online.head.output.bias": torch.zeros(7)}, r"head.output.bias has shape \[7\], this network needs \[3\]"),
+        ({"target.head.output.bias": torch.zeros(7)}, r"head.output.bias has shape \[7\], this network needs \[3\]"),
         ({"online.noise": torch.zeros(2)}, r"noise has shape \[2\], this network needs none"),
     ],
 )

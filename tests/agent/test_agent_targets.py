@@ -8,16 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dqn_cli.agent.learner import Learner
+from dqn_cli.agent.learner import Learner, Method
+from dqn_cli.agent.optimizers import Descent
 from dqn_cli.algorithm.losses import mse
 from dqn_cli.algorithm.rules import RULES
+from dqn_cli.algorithm.values import Scalar
+from dqn_cli.networks.q_network import ValueNetwork
 from dqn_cli.schedules import constant
 from dqn_cli.types import Batch
 
 DEEP = ["vdqn", "tdqn", "ddqn"]
 
 
-class Values(nn.Module):
+class Values(ValueNetwork):
     """Q of state i is row i, so that a test can write any estimate it likes."""
 
     def __init__(self, q: Tensor) -> None:
@@ -37,7 +40,8 @@ def learnt_targets(variant: str, r: Tensor, discount: Tensor, q_online: Tensor, 
     now = torch.zeros_like(q_online)
     online = Values(torch.cat([now, q_online]))
     optimizer = torch.optim.SGD(online.parameters(), lr=1.0)
-    learner = Learner(online, RULES[variant], mse, optimizer, constant(float(size)), None)
+    descent = Descent((optimizer,), constant(float(size)))
+    learner = Learner(online, Method(RULES[variant], Scalar(mse)), descent, torch.Generator())
     if learner.target is not None:
         learner.target.load_state_dict({"q": torch.cat([now, q_target])})
     states = torch.arange(size)

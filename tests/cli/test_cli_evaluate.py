@@ -9,7 +9,17 @@ import pytest
 from dqn_cli import build
 from dqn_cli.cli.evaluate import parse, usage
 from dqn_cli.cli.main import evaluate
-from dqn_cli.config import Config, DdqnConfig, EpsilonConfig, EvalConfig, GymConfig, MlpConfig, SgdConfig, UniformConfig
+from dqn_cli.config import (
+    Config,
+    DdqnConfig,
+    EpsilonConfig,
+    EvalConfig,
+    GymConfig,
+    MlpConfig,
+    ScalarConfig,
+    SgdConfig,
+    UniformConfig,
+)
 from dqn_cli.envs.vector import GymLanes
 from dqn_cli.errors import ConfigError
 from dqn_cli.training.checkpoint import CheckpointStore
@@ -20,6 +30,7 @@ CONFIG = Config(
     env=GymConfig(id="CartPole-v1"),
     network=MlpConfig(hidden=[8]),
     variant=DdqnConfig(),
+    value=ScalarConfig(),
     replay=UniformConfig(),
     exploration=EpsilonConfig(),
     optimizer=SgdConfig(),

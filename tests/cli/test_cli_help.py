@@ -6,7 +6,7 @@ import pytest
 from dqn_cli import __version__
 from dqn_cli.cli import help as texts
 from dqn_cli.cli.main import train
-from dqn_cli.cli.paths import atari_games, choices
+from dqn_cli.cli.paths import atari_games, choices, minatar_games
 from dqn_cli.config import CHOICES
 from dqn_cli.validate import SETTINGS
 
@@ -23,24 +23,27 @@ def test_help_names_every_choice_and_list(monkeypatch, capsys):
     words = capsys.readouterr().out.replace(",", " ").split()
     for group in texts.GROUPS:
         assert f"{group}=" in words
-        assert set(choices(group)) - atari_games() <= set(words)
+        assert set(choices(group)) - atari_games() - minatar_games() <= set(words)
     assert set(texts.LISTS) <= set(words)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--help", "env"]])
-def test_help_counts_the_atari_games(argv, capsys, monkeypatch):
+def test_help_names_one_game_for_all(argv, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert train(argv) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("env= ")]
     others = "Acrobot CartPole CliffWalking FrozenLake FrozenLake8x8 LunarLander MountainCar Taxi gym"
-    assert line == f"env=         {others} and {len(atari_games())} Atari games: Pong ... (--list envs)"
+    assert line == f"env=         {others}, minatar/Breakout ..., Pong ... (--list envs)"
 
 
-def test_the_list_of_environments_ends_with_the_atari_games(capsys):
+def test_the_list_of_environments_ends_with_the_games(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     assert train(["--list", "envs"]) == 0
-    lines = capsys.readouterr().out.splitlines()[-len(atari_games()) :]
-    assert all(" Atari 2600: " in line for line in lines)
-    assert [line.split()[0] for line in lines] == sorted(atari_games())
+    lines = capsys.readouterr().out.splitlines()
+    atari, minatar = lines[-104:], lines[-109:-104]
+    assert all(" Atari 2600: " in line for line in atari)
+    assert all(" MinAtar's " in line for line in minatar)
+    assert [line.split()[0] for line in [*minatar, *atari]] == sorted(minatar_games()) + sorted(atari_games())
 
 
 def test_a_setting_of_the_atari_games_says_so(capsys, monkeypatch):
@@ -49,7 +52,10 @@ def test_a_setting_of_the_atari_games_says_so(capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines()[0].endswith("at every frame (Atari games)")
 
 
-OTHERS = "Acrobot, CartPole, CliffWalking, FrozenLake, FrozenLake8x8, LunarLander, MountainCar, Taxi, gym and 104 Atari"
+OTHERS = (
+    "Acrobot, CartPole, CliffWalking, FrozenLake, FrozenLake8x8, LunarLander, MountainCar, Taxi, gym, "
+    "minatar/Breakout ..., Pong ... (--list envs)"
+)
 
 
 @pytest.mark.parametrize(
@@ -62,17 +68,39 @@ OTHERS = "Acrobot, CartPole, CliffWalking, FrozenLake, FrozenLake8x8, LunarLande
         ("env=BreakoutNoFrameskip-v4", "unknown env BreakoutNoFrameskip-v4; did you mean Breakout?"),
         ("env=Qbert-ramDeterministic-v0", "unknown env Qbert-ramDeterministic-v0; did you mean Qbert?"),
         ("env=CartPole-v1", "unknown env CartPole-v1; did you mean CartPole?"),
-        ("env=zzzz", f"unknown env zzzz; write one of {OTHERS} games: Pong ... (--list envs)"),
-        ("env=[a]", f"env=[a]: env takes one name; write one of {OTHERS} games: Pong ... (--list envs)"),
+        ("env=zzzz", f"unknown env zzzz; write one of {OTHERS}"),
+        ("env=[a]", f"env=[a]: env takes one name; write one of {OTHERS}"),
         ("Pong", "Pong is not a setting; write env=Pong"),
+        ("Breakout", "Breakout is not a setting; write env=Breakout"),
+        ("minatar/freeway", "minatar/freeway is not a setting; write env=minatar/Freeway"),
+        ("env=minatar/Breakot", "unknown env minatar/Breakot; did you mean minatar/Breakout?"),
+        ("env=minatar/space_invaders", "unknown env minatar/space_invaders; did you mean minatar/SpaceInvaders?"),
+        ("env=MinAtar/Breakout-v1", "unknown env MinAtar/Breakout-v1; did you mean minatar/Breakout?"),
+        (
+            "env=minatar",
+            "env=minatar is not complete; write one of minatar/Asterix, minatar/Breakout, minatar/Freeway, "
+            "minatar/Seaquest, minatar/SpaceInvaders",
+        ),
+        (
+            "experiment=nature env=minatar/Breakout",
+            "experiment/nature is a preset for Atari games; leave out env=... or write one of those (--list envs)",
+        ),
+        *(
+            (
+                f"experiment=minatar_dqn env={env}",
+                "experiment/minatar_dqn is a preset for MinAtar's games; leave out env=... or write one of those "
+                "(--list envs)",
+            )
+            for env in ("CartPole", "Pong")
+        ),
         (
             "experiment=nature env=CartPole",
             "experiment/nature is a preset for Atari games; leave out env=... or write one of those (--list envs)",
         ),
         (
             "experiment=zoo_cartpole env=Pong",
-            "experiment/zoo_cartpole is a preset for environments that are not Atari games; leave out env=... or write "
-            "one of those (--list envs)",
+            "experiment/zoo_cartpole is a preset for other environments; leave out env=... or write one of those "
+            "(--list envs)",
         ),
     ],
 )
@@ -87,8 +115,8 @@ def test_a_preset_of_the_users_own_that_does_not_fit_is_told_in_one_line(capsys,
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\noptimizer:\n  momentum: 0.9\n")
     assert train(["--config-dir", str(tmp_path), "experiment=mine"]) == 2
     assert capsys.readouterr().err == (
-        "dqn-train: error: experiment/mine: optimizer.momentum does nothing with optimizer=adam: it belongs to sgd; "
-        "remove it or use one of those\n"
+        "dqn-train: error: experiment/mine: optimizer.momentum does nothing with optimizer=adam: it belongs to "
+        "rmsprop, sgd; remove it or use one of those\n"
     )
 
 
@@ -100,7 +128,7 @@ def test_every_setting_is_listed_with_its_default_and_range(capsys, monkeypatch)
         for f in owners.values():
             assert any(line.startswith(f"{key} ") and f.metadata["text"] in line for line in lines)
     assert "optimizer.lr                  0.001 in (0, 10]  learning rate" in lines
-    assert "loss                          huber of mse|huber  error per transition" in lines
+    assert "loss                          huber of mse|huber  error per transition, with value=scalar" in lines
     assert "optimizer.centered            false  subtract the squared average gradient (rmsprop)" in lines
     assert any(line.endswith("(tdqn, ddqn)") for line in lines)
 
@@ -120,7 +148,7 @@ def test_every_choice_is_listed_with_what_it_is(group, capsys, monkeypatch):
 def test_help_for_a_setting_and_for_a_group(capsys):
     assert train(["--help", "optimizer.momentum"]) == 0
     line, _, *note = capsys.readouterr().out.splitlines()
-    assert line == "optimizer.momentum            0.0 in [0, 1)  of the update (sgd)"
+    assert line == "optimizer.momentum            0.0 in [0, 1)  of the update (rmsprop, sgd)"
     assert note[0].startswith("Default, what is possible, meaning.")
     assert train(["--help", "optimizer"]) == 0
     out = capsys.readouterr().out

@@ -14,6 +14,7 @@ from dqn_cli.errors import ConfigError, StorageError
         ("seed-1_variant-ddqn", "seed-1_variant-ddqn"),
         ("network.hidden-[64,64]_optimizer.lr-0.001", "network.hidden-64-64_optimizer.lr-0.001"),
         ("env.id-ALE/Pong-v5", "env.id-ALE-Pong-v5"),
+        ("env-minatar/Breakout_seed-1", "env-minatar-Breakout_seed-1"),
         ("", "base"),
         ("x-${seed} 'y'", "x-seed-y"),
     ],
@@ -41,6 +42,23 @@ def test_a_jobs_folder_can_be_typed_back(name, tmp_path, monkeypatch):
 def test_the_folder_of_an_environment():
     assert paths.env_folder("CartPole", "CartPole-v1") == "CartPole"
     assert paths.env_folder("gym", "ALE/Pong-v5") == "ALE-Pong-v5"
+    assert paths.env_folder("minatar/Breakout", "MinAtar/Breakout") == "minatar-Breakout"
+
+
+def test_games_come_last_and_folders_are_part_of_their_names():
+    envs = paths.choices("env")
+    games = [f"minatar/{name}" for name in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")]
+    assert envs[:2] == ["Acrobot", "CartPole"]
+    assert envs[envs.index("gym") + 1 :] == [*games, *sorted(paths.atari_games())]
+    assert {"Breakout", "minatar/Breakout"} < set(envs)
+    assert not any("/" in name for group in ("family", "network", "experiment") for name in paths.choices(group))
+
+
+def test_names_in_short():
+    assert paths.in_short(["b", "a"]) == "b, a"
+    assert paths.in_short(paths.choices("variant"), " ") == "ddqn qlearning tdqn vdqn"
+    assert paths.in_short(["Taxi", "Qbert", "Pong"]) == "Taxi, Pong ... (--list envs)"
+    assert paths.in_short(["Taxi", "gym", "minatar/Freeway"], " ") == "Taxi gym, minatar/Breakout ... (--list envs)"
 
 
 def test_a_folder_is_claimed_once(tmp_path):

@@ -15,6 +15,7 @@ from dqn_cli.config import (
     OnlineConfig,
     QlearningConfig,
     RunConfig,
+    ScalarConfig,
     SgdConfig,
     TableConfig,
     UniformConfig,
@@ -25,7 +26,8 @@ from dqn_cli.replay.size import replay_bytes
 
 
 def config(env="CartPole-v1", **parts):
-    defaults = {"network": MlpConfig(), "variant": VdqnConfig(), "replay": UniformConfig(capacity=1000)}
+    defaults = {"network": MlpConfig(), "variant": VdqnConfig(), "value": ScalarConfig()}
+    defaults["replay"] = UniformConfig(capacity=1000)
     return Config(
         env=parts.pop("game", None) or GymConfig(id=env, **parts.pop("env_parts", {})),
         exploration=EpsilonConfig(),

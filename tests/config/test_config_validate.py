@@ -14,6 +14,7 @@ from dqn_cli.config import (
     MlpConfig,
     Range,
     RmspropNatureConfig,
+    ScalarConfig,
     UniformConfig,
 )
 from dqn_cli.errors import ConfigError
@@ -23,6 +24,7 @@ CONFIG = Config(
     env=GymConfig(id="CartPole-v1", kwargs={"a": {"b": [1, 2.5, None, "x"]}}),
     network=MlpConfig(hidden=[8, 4]),
     variant=DdqnConfig(target_every=7),
+    value=ScalarConfig(),
     replay=UniformConfig(),
     exploration=EpsilonConfig(),
     optimizer=RmspropNatureConfig(),
@@ -63,7 +65,11 @@ def test_plain_and_typed_are_inverse_also_through_json():
         ("env/kwargs", [1], r"env.kwargs=\[1\] has the wrong form; write env.kwargs.x=1"),
         ("seed", [1], r"seed=\[1\] has the wrong form; write seed=..."),
         ("env/id", "???", "env.id has no value; write env.id=..., such as CartPole-v1"),
-        ("network", {"name": "mpl"}, "network=mpl is not a choice; write one of mlp, nature_cnn, nips_cnn, table"),
+        (
+            "network",
+            {"name": "mpl"},
+            "network=mpl is not a choice; write one of mlp, nature_cnn, nips_cnn, minatar_cnn, impala, table",
+        ),
         ("network", {"name": [1]}, "is not a choice"),
         ("network", "mlp", "network=mlp is not a choice"),
         ("network", {}, "network=None is not a choice"),

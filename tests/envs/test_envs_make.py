@@ -83,6 +83,7 @@ def test_an_atari_game_as_registered_keeps_its_picture_and_the_other_way_is_told
     ("config", "message"),
     [
         (GymConfig(id="CartPol-v1"), r"^env.id=CartPol-v1 is not registered; did you mean CartPole-v1\?$"),
+        (GymConfig(id="MinAtar/Breakout-v1"), r"^env.id=MinAtar/Breakout-v1 is not .*; write env=minatar/Breakout$"),
         (GymConfig(id="CliffWalking-v0"), r"^env.id=CliffWalking-v0 is not registered; write env.id=CliffWalking-v1$"),
         (GymConfig(id="Taxi-v3"), r"write env.id=Taxi-v4$"),
         (GymConfig(id="CartPole"), r"write env.id=CartPole-v0 or CartPole-v1$"),
@@ -110,6 +111,22 @@ def test_a_constructor_that_raises_is_a_fault_of_the_environment(registered):
 
     with pytest.raises(EnvironmentFault, match=r"^env Odd-v0: its constructor raised OSError: no such file$"):
         describe(GymConfig(id=registered(broken)))
+
+
+def test_text_that_is_left_out_is_told(registered):
+    class Spoken(gymnasium.Env):
+        """As MiniGrid has it: a picture, a direction, and what to do in words."""
+
+        observation_space = gymnasium.spaces.Dict(
+            image=gymnasium.spaces.Box(0, 255, (7, 7, 3), "uint8"),
+            direction=gymnasium.spaces.Discrete(4),
+            mission=gymnasium.spaces.Text(99),
+        )
+        action_space = gymnasium.spaces.Discrete(7)
+
+    facts = describe(GymConfig(id=registered(Spoken)))
+    assert (facts.spec.frame_shape, facts.spec.dtype) == ((4 + 7 * 7 * 3,), "float32")
+    assert facts.notices == ["Odd-v0 observes text, which is left out: mission"]
 
 
 @pytest.mark.parametrize("name", ["observation_space", "action_space"])

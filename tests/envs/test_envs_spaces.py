@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from dqn_cli.envs.spaces import Misfit, action_range, observer
+from dqn_cli.envs.spaces import Misfit, action_range, observer, texts
 from dqn_cli.errors import ConfigError
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -26,6 +26,7 @@ SPACES = {
     "box int": spaces.Box(-9, 9, (4,), np.int64),
     "box scalar": spaces.Box(-1, 1, (), np.float32),
     "bytes": spaces.Box(0, 255, (2, 4, 3), np.uint8),
+    "bits": spaces.Box(0, 1, (2, 4, 3), bool),
     "multi-discrete": spaces.MultiDiscrete([3, 1, 4]),
     "multi-discrete matrix": spaces.MultiDiscrete(np.array([[2, 3], [4, 2]]), start=np.array([[1, -1], [0, 5]])),
     "multi-binary": spaces.MultiBinary((2, 3)),
@@ -45,14 +46,14 @@ def test_every_space_is_flattened_as_gymnasium_does(space):
         np.testing.assert_array_equal(frame.reshape(-1), spaces.flatten(space, sample).astype(spec.dtype))
 
 
-def test_bytes_stay_bytes_and_everything_else_is_float32():
+def test_bytes_and_bits_stay_as_they_are_and_everything_else_is_float32():
     dtypes = {name: observer("X-v0", space, 1)[0].dtype for name, space in SPACES.items()}
-    assert {name for name, dtype in dtypes.items() if dtype == "uint8"} == {"bytes"}
-    assert set(dtypes.values()) == {"uint8", "float32"}
+    assert dtypes == dict.fromkeys(SPACES, "float32") | {"bytes": "uint8", "bits": "bool"}
 
 
-def test_bytes_keep_their_shape_and_numbers_lie_in_a_row():
+def test_bytes_and_bits_keep_their_shape_and_numbers_lie_in_a_row():
     assert observer("X-v0", SPACES["bytes"], 1)[0].frame_shape == (2, 4, 3)
+    assert observer("X-v0", SPACES["bits"], 1)[0].frame_shape == (2, 4, 3)
     assert observer("X-v0", spaces.Box(-1, 1, (2, 4, 3), np.float32), 1)[0].frame_shape == (24,)
 
 
@@ -75,7 +76,7 @@ def test_plain_integers_and_ordered_dicts_are_observations_too():
         spaces.Graph(BOX, None),
         spaces.Sequence(BOX),
         spaces.OneOf((BOX, spaces.Discrete(2))),
-        spaces.Dict({"words": spaces.Text(5)}),
+        spaces.Dict({"words": spaces.Text(5), "heard": spaces.Sequence(BOX)}),
         None,
     ],
 )
@@ -84,7 +85,40 @@ def test_spaces_of_no_fixed_size_are_refused(space):
         observer("X-v0", space, 1)
 
 
-@pytest.mark.parametrize("space", [spaces.Box(0, 1, (0,)), spaces.Dict({})])
+class Mission(spaces.Space):
+    """Text of a class of its own, as MiniGrid has it."""
+
+    def __init__(self):
+        super().__init__(dtype=str)
+
+
+SPOKEN = spaces.Dict(
+    {
+        "mission": Mission(),
+        "image": spaces.Box(0, 255, (2, 2), np.uint8),
+        "facing": spaces.Discrete(4),
+        "ears": spaces.Tuple((spaces.Text(9), BOX)),
+    }
+)
+
+
+def test_text_among_other_parts_is_left_out_and_named():
+    assert texts(SPOKEN) == ["ears.0", "mission"]
+    assert [texts(space) for space in SPACES.values()] == [[]] * len(SPACES)
+    spec, write = observer("X-v0", SPOKEN, 1)
+    frame = np.full(spec.frame_shape, 77, spec.dtype)
+    pixels = np.array([[1, 2], [3, 4]], np.uint8)
+    write({"mission": "go", "image": pixels, "facing": 2, "ears": ("hm", np.full(3, 0.5))}, frame)
+    assert (spec.dtype, frame.tolist()) == ("float32", [0.5, 0.5, 0.5, 0, 0, 1, 0, 1, 2, 3, 4])
+
+
+def test_text_that_is_left_out_is_still_a_part_of_an_observation():
+    _, write = observer("X-v0", SPOKEN, 1)
+    with pytest.raises(Misfit, match="not something with the parts ears, facing, image, mission"):
+        write({"image": np.zeros((2, 2), np.uint8), "facing": 2, "ears": ("hm", np.zeros(3))}, np.zeros(11))
+
+
+@pytest.mark.parametrize("space", [spaces.Box(0, 1, (0,)), spaces.Dict({}), spaces.Dict({"words": spaces.Text(5)})])
 def test_empty_observations_are_refused(space):
     with pytest.raises(ConfigError, match="is empty"):
         observer("X-v0", space, 1)
@@ -102,6 +136,8 @@ def test_empty_observations_are_refused(space):
         (BOX, np.array([0, np.nan, 0], np.float32), "not finite"),
         (BOX, np.array([0, 0, -np.inf]), "not finite"),
         (SPACES["bytes"], np.full((2, 4, 3), 300), "does not convert to uint8"),
+        (SPACES["bits"], np.full((2, 4, 3), 2, np.uint8), "does not convert to bool"),
+        (SPACES["bits"], np.zeros((2, 4), bool), r"not an array of shape \(2, 4, 3\)"),
         (SPACES["discrete from 3"], 2, r"2, not in 3 \.\.\. 6"),
         (SPACES["discrete from 3"], 7, r"7, not in 3 \.\.\. 6"),
         (SPACES["discrete"], 1.0, "1.0, a float, not an integer"),

@@ -23,6 +23,7 @@ from dqn_cli.config import (
     LifeLoss,
     NipsCnnConfig,
     RunConfig,
+    ScalarConfig,
     UniformConfig,
 )
 
@@ -33,6 +34,7 @@ def pacman(steps: int = 900, **env: Any) -> Config:
         env=AtariConfig(id="ALE/MsPacman-v5", resize=[42, 42], sticky=0.0, **env),
         network=NipsCnnConfig(),
         variant=DdqnConfig(target_every=100),
+        value=ScalarConfig(),
         replay=UniformConfig(capacity=steps, batch_size=4),
         exploration=EpsilonConfig(over_steps=steps),
         optimizer=AdamConfig(),

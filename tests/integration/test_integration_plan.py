@@ -35,6 +35,7 @@ from dqn_cli.config import (
     RmspropConfig,
     RmspropNatureConfig,
     RunConfig,
+    ScalarConfig,
     SgdConfig,
     TableConfig,
     TargetUnit,
@@ -44,11 +45,12 @@ from dqn_cli.config import (
 )
 from dqn_cli.envs.lanes import describe
 from dqn_cli.errors import ConfigError
+from dqn_cli.networks.make import make_network
 from dqn_cli.networks.shapes import parameter_shapes
 from dqn_cli.settle import settle
 from dqn_cli.training import probe
 from dqn_cli.training.forecast import Forecast, forecast
-from dqn_cli.training.plan import Counters, make_epsilon, make_lr
+from dqn_cli.training.plan import Counters, make_exploration, make_lr
 from dqn_cli.training.probe import Block, Stopwatch, seconds_per_step, seconds_per_update, shortened
 from dqn_cli.types import ObsSpec, StepResult
 
@@ -85,6 +87,7 @@ def anything(rng: random.Random) -> Config:
         env=GymConfig(id="FrozenLake-v1", time_limit_steps=20),
         network=TableConfig() if tabular else MlpConfig(hidden=[3]),
         variant=QlearningConfig() if tabular and rng.random() < 0.7 else pick(variants),
+        value=ScalarConfig(),
         replay=OnlineConfig(n_step=n_step)
         if tabular
         else UniformConfig(capacity=rng.randint(8, 300), batch_size=4, n_step=n_step),
@@ -128,7 +131,7 @@ def check_counters(config: Config, totals: Forecast, run: build.Run, folder: Pat
     assert sum(row["eval_return_mean"] != "" for row in rows) == totals.evaluations
     assert len([*folder.glob("checkpoints/step-*")]) == totals.checkpoints
     assert run.memory.nbytes == totals.replay_bytes
-    epsilon, lr = make_epsilon(config.exploration), make_lr(config.optimizer, config.run.total_steps)
+    epsilon, lr = make_exploration(config.exploration), make_lr(config.optimizer, config.run.total_steps)
     logged = {int(row["steps"]): (float(row["epsilon"]), float(row["lr"])) for row in rows}
     assert logged == {step: (epsilon(step), lr(step)) for step in logged}
     assert len(logged) == totals.steps // config.num_envs
@@ -210,6 +213,7 @@ def test_the_bytes_of_checkpoints(optimizer: OptimizerConfig, variant: Any, tmp_
         anything(rng),
         network=MlpConfig(hidden=[5, 6]),
         variant=variant,
+        value=ScalarConfig(),
         replay=UniformConfig(capacity=100, batch_size=4),
         optimizer=optimizer,
         run=RunConfig(total_steps=60, learning_starts_steps=5, eval_every_steps=None, eval_episodes=1),
@@ -224,23 +228,23 @@ SPECS = [ObsSpec((84, 84), "uint8", 4), ObsSpec((84, 84), "uint8", 1), ObsSpec((
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 @pytest.mark.parametrize("network", [NatureCnnConfig(), NipsCnnConfig()], ids=lambda network: network.name)
 def test_shapes_of_parameters_of_convolutions(network: CnnConfig, spec: ObsSpec) -> None:
-    real = [tuple(w.shape) for w in build.make_network(network, spec, 6).parameters()]
-    assert parameter_shapes(network, spec, 6) == real
+    real = [tuple(w.shape) for w in make_network(network, ScalarConfig(), spec, 6).parameters()]
+    assert parameter_shapes(network, ScalarConfig(), spec, 6) == real
 
 
 @pytest.mark.parametrize("spec", [ObsSpec((7,), "float32", 1), ObsSpec((7,), "float32", 3), SPECS[0]], ids=str)
 @pytest.mark.parametrize("hidden", [[], [5], [5, 3]], ids=str)
 def test_shapes_of_parameters_of_an_mlp(hidden: list[int], spec: ObsSpec) -> None:
     network = MlpConfig(hidden=hidden)
-    assert parameter_shapes(network, spec, 4) == [
-        tuple(w.shape) for w in build.make_network(network, spec, 4).parameters()
+    assert parameter_shapes(network, ScalarConfig(), spec, 4) == [
+        tuple(w.shape) for w in make_network(network, ScalarConfig(), spec, 4).parameters()
     ]
 
 
 def test_shapes_of_parameters_of_a_table() -> None:
     spec = ObsSpec((7,), "float32", 1)
-    assert parameter_shapes(TableConfig(), spec, 4) == [(4, 7)]
-    assert [tuple(w.shape) for w in build.make_network(TableConfig(), spec, 4).parameters()] == [(4, 7)]
+    assert parameter_shapes(TableConfig(), ScalarConfig(), spec, 4) == [(4, 7)]
+    assert [tuple(w.shape) for w in make_network(TableConfig(), ScalarConfig(), spec, 4).parameters()] == [(4, 7)]
 
 
 class Clock:
@@ -305,6 +309,7 @@ def test_the_first_block_and_outliers_do_not_count() -> None:
 def test_what_is_probed_is_the_run_in_little() -> None:
     config = dataclasses.replace(
         anything(random.Random(1)),
+        value=ScalarConfig(),
         replay=UniformConfig(capacity=10**6, batch_size=32),
         exploration=EpsilonConfig(begin=1.0, end=0.0, over_steps=1000),
         run=RunConfig(total_steps=2000, update_every_steps=10_000, updates_per_round=4),
@@ -312,7 +317,7 @@ def test_what_is_probed_is_the_run_in_little() -> None:
     short = shortened(config, learning=True)
     assert short.replay == UniformConfig(capacity=10_000, batch_size=32)
     assert (short.run.learning_starts_steps, short.run.update_every_steps, short.run.updates_per_round) == (0, 256, 4)
-    assert make_epsilon(short.exploration)(0) == pytest.approx(0.25, abs=1e-3)  # a half over half of the run
+    assert make_exploration(short.exploration)(0) == pytest.approx(0.25, abs=1e-3)  # a half over half of the run
     never = shortened(config, learning=False).run
     assert never.learning_starts_steps >= never.total_steps
     assert config.run.update_every_steps == 10_000  # the run itself is left as it was
@@ -326,6 +331,7 @@ def test_a_probe_times_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         anything(random.Random(1)),
         network=MlpConfig(hidden=[64]),
         variant=DdqnConfig(),
+        value=ScalarConfig(),
         replay=UniformConfig(capacity=1000),
         run=RunConfig(total_steps=10**6),
     )

@@ -37,17 +37,18 @@ from dqn_cli.config import (
     RmspropConfig,
     RmspropNatureConfig,
     RunConfig,
+    ScalarConfig,
     SgdConfig,
     TableConfig,
     TdqnConfig,
     UniformConfig,
     VdqnConfig,
 )
-from dqn_cli.envs.frame_stack import FrameStack
 from dqn_cli.envs.vector import GymLanes
 from dqn_cli.errors import CheckpointError, Interrupted, NumericalError
 from dqn_cli.seeding import Purpose
 from dqn_cli.training import checkpoint as checkpoints
+from dqn_cli.training import plan as plans
 from dqn_cli.training.evaluator import EvalResult, play
 
 
@@ -67,6 +68,7 @@ def small(**changes: Any) -> Config:
         "env": GymConfig(id="CartPole-v1"),
         "network": MlpConfig(hidden=[16]),
         "variant": DdqnConfig(target_every=20),
+        "value": ScalarConfig(),
         "replay": UniformConfig(capacity=300, batch_size=8),
         "exploration": EpsilonConfig(over_steps=200),
         "optimizer": AdamConfig(),
@@ -80,6 +82,7 @@ def frozen_lake(**changes: Any) -> Config:
         "env": GymConfig(id="FrozenLake-v1"),
         "network": TableConfig(),
         "variant": QlearningConfig(),
+        "value": ScalarConfig(),
         "replay": OnlineConfig(),
         "optimizer": SgdConfig(lr=0.1),
         "loss": configs.Loss.mse,
@@ -305,8 +308,7 @@ def test_a_checkpoint_plays_as_it_did_in_the_run(tmp_path: Path) -> None:
 
     with closing(GymLanes(config.env, 3, the_runs_own)) as envs:
         network = build.load_policy(checkpoint, config, envs.spec, envs.num_actions)
-        stream, device = np.random.default_rng(0), torch.device("cpu")
-        actor = Actor(network, envs.num_actions, FrameStack(envs.spec, 3), stream, device)
+        actor = build.evaluating_actor(config, network, envs, 3, seed=0)
         assert play(actor, envs, 3, 0.0, lambda done: None) == summary.final.result
     assert summary.final.step == 400
 
@@ -349,8 +351,8 @@ def test_updates_may_begin_with_the_first_row(tmp_path: Path) -> None:
 
 def test_schedules_reach_from_begin_to_end() -> None:
     epsilon = EpsilonConfig(begin=0.9, end=0.1, over_steps=10)
-    assert [build.make_epsilon(epsilon)(t) for t in (0, 10, 99)] == [0.9, 0.1, 0.1]
-    assert build.make_epsilon(dataclasses.replace(epsilon, schedule=configs.EpsilonSchedule.constant))(0) == 0.1
+    assert [plans.make_exploration(epsilon)(t) for t in (0, 10, 99)] == [0.9, 0.1, 0.1]
+    assert plans.make_exploration(dataclasses.replace(epsilon, schedule=configs.EpsilonSchedule.constant))(0) == 0.1
     lr = AdamConfig(lr=0.5, lr_end=0.25, lr_schedule=configs.LrSchedule.linear)
     assert [build.make_lr(lr, 100)(t) for t in (0, 50, 100)] == [0.5, 0.375, 0.25]
 

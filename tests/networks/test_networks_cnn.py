@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from dqn_cli.build import make_network, to_fast_layout
-from dqn_cli.config import Init, NatureCnnConfig, NipsCnnConfig, Padding
+from dqn_cli.build import to_fast_layout
+from dqn_cli.config import Init, MinatarCnnConfig, NatureCnnConfig, NipsCnnConfig, Padding, ScalarConfig
 from dqn_cli.errors import ConfigError
+from dqn_cli.networks.make import make_network
 from dqn_cli.networks.shapes import cnn_shapes, zeros
 from dqn_cli.networks.torsos import Cnn
 from dqn_cli.types import ObsSpec
@@ -22,7 +24,7 @@ NIPS_BY_HAND = (4 * 64 + 1) * 16 + (16 * 16 + 1) * 32 + (32 * 81 + 1) * 256 + (2
 
 @pytest.mark.parametrize(("config", "weights"), [(NatureCnnConfig(), NATURE_BY_HAND), (NipsCnnConfig(), NIPS_BY_HAND)])
 def test_the_papers_sizes(config, weights) -> None:
-    network = make_network(config, ATARI, 6)
+    network = make_network(config, ScalarConfig(), ATARI, 6)
     assert sum(w.numel() for w in network.parameters()) == weights
     assert network(torch.zeros((3, 4, 84, 84), dtype=torch.uint8)).shape == (3, 6)
 
@@ -34,15 +36,15 @@ def test_shapes_by_hand() -> None:
 
 
 def test_the_forward_pass_by_hand() -> None:
-    network = to_fast_layout(make_network(NatureCnnConfig(), ATARI, 6), torch.device("cpu"))
+    network = to_fast_layout(make_network(NatureCnnConfig(), ScalarConfig(), ATARI, 6), torch.device("cpu"))
     obs = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     w = {name: v.contiguous() for name, v in network.named_parameters()}
     x = obs.float() / 255
     for layer, stride in enumerate((4, 2, 1)):
         name = f"torso.convolutions.{layer}"
         x = F.relu(F.conv2d(x, w[f"{name}.weight"], w[f"{name}.bias"], stride))
-    x = F.relu(x.flatten(1) @ w["torso.hidden.weight"].T + w["torso.hidden.bias"])
-    torch.testing.assert_close(network(obs), x @ w["head.weight"].T + w["head.bias"])
+    x = F.relu(x.flatten(1) @ w["head.hidden.weight"].T + w["head.hidden.bias"])
+    torch.testing.assert_close(network(obs), x @ w["head.output.weight"].T + w["head.output.bias"])
 
 
 def test_numbers_that_are_no_bytes_are_taken_as_they_are() -> None:
@@ -64,7 +66,7 @@ def test_every_form_of_image_and_stack(frame, stack, channels) -> None:
     assert torso.convolutions[0].in_channels == channels
     obs = torch.randint(0, 256, (2, *spec.obs_shape), dtype=torch.uint8)
     features = torso(obs)
-    assert features.shape == (2, 512)
+    assert features.shape == (2, torso.features) == (2, 64)
     # the k-th image of the stack and its c-th color are the channel k C + c
     planes = (
         obs.reshape(2, stack, *frame[:2], channels // stack).permute(0, 1, 4, 2, 3).reshape(2, channels, *frame[:2])
@@ -96,7 +98,7 @@ def test_the_smallest_image_fits() -> None:
 
 
 def test_the_fast_layout_changes_no_number_and_survives_the_target_network() -> None:
-    network = make_network(NatureCnnConfig(), ATARI, 6)
+    network = make_network(NatureCnnConfig(), ScalarConfig(), ATARI, 6)
     before = {name: w.clone() for name, w in network.state_dict().items()}
     fast = to_fast_layout(network, torch.device("cpu"))
     assert all(torch.equal(before[name], w) for name, w in fast.state_dict().items())
@@ -109,7 +111,7 @@ def test_dopamine_pads_as_same_does_elsewhere() -> None:
     assert zeros(5, 1, 2, SAME) == (0, 0)  # the stride alone leaves ceil(5 / 2)
     assert cnn_shapes(ATARI, DOPAMINE) == [(4, 84, 84), (32, 21, 21), (64, 11, 11), (64, 11, 11)]
     assert cnn_shapes(ObsSpec((1, 1), "uint8"), DOPAMINE)[-1] == (64, 1, 1)
-    network = make_network(DOPAMINE, ATARI, 6)
+    network = make_network(DOPAMINE, ScalarConfig(), ATARI, 6)
     convolutions = (4 * 64 + 1) * 32 + (32 * 16 + 1) * 64 + (64 * 9 + 1) * 64
     assert sum(w.numel() for w in network.parameters()) == convolutions + (64 * 121 + 1) * 512 + (512 + 1) * 6
 
@@ -133,14 +135,18 @@ def test_the_padded_forward_pass_by_hand(shape) -> None:
                 window = around[:, :, i : i + kernel, j : j + kernel].flatten(1)
                 out[:, :, row, column] = window @ convolution.weight.double().flatten(1).T + convolution.bias.double()
         x = out.relu()
-    features = (x.flatten(1) @ torso.hidden.weight.double().T + torso.hidden.bias.double()).relu()
-    torch.testing.assert_close(torso(obs), features.float())
+    torch.testing.assert_close(torso(obs), x.flatten(1).float())
 
 
 def test_glorot_weights_have_glorots_bound_and_biases_are_zero() -> None:
     torch.manual_seed(0)
-    network = make_network(DOPAMINE, ATARI, 6)
-    fans = {"convolutions.0": 4 * 64 + 32 * 64, "convolutions.1": 32 * 16 + 64 * 16, "hidden": 7744 + 512, "head": 518}
+    network = make_network(DOPAMINE, ScalarConfig(), ATARI, 6)
+    fans = {
+        "convolutions.0": 4 * 64 + 32 * 64,
+        "convolutions.1": 32 * 16 + 64 * 16,
+        "hidden": 7744 + 512,
+        "output": 518,
+    }
     for name, w in network.named_parameters():
         if name.endswith("bias"):
             assert not w.any()
@@ -149,5 +155,64 @@ def test_glorot_weights_have_glorots_bound_and_biases_are_zero() -> None:
                 bound = (6 / fan) ** 0.5
                 assert 0.97 * bound < w.abs().max() <= bound
                 assert w.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
-    untouched = make_network(NatureCnnConfig(), ATARI, 6)
+    untouched = make_network(NatureCnnConfig(), ScalarConfig(), ATARI, 6)
     assert all(w.any() for w in untouched.parameters())
+
+
+def test_a_glorot_start_draws_what_a_plain_stack_of_layers_would() -> None:
+    torch.manual_seed(4)
+    layers = [nn.Conv2d(4, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3), nn.Linear(7744, 512)]
+    layers.append(nn.Linear(512, 6))
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    following = torch.rand(1)
+    torch.manual_seed(4)
+    network = make_network(DOPAMINE, ScalarConfig(), ATARI, 6)
+    assert torch.rand(1) == following
+    weights = [w for layer in layers for w in layer.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), weights, strict=True))
+
+
+MINATAR = ObsSpec((10, 10, 7), "bool")
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_minatar_cells_are_zeros_and_ones(stack) -> None:
+    spec = ObsSpec((10, 10, 7), "bool", stack)
+    network = make_network(MinatarCnnConfig(), ScalarConfig(), spec, 6)
+    assert network.torso.features == 16 * 8 * 8
+    convolution = network.torso.convolutions[0]
+    cells = torch.rand(5, *spec.obs_shape) < 0.2
+    planes = cells.float().reshape(5, stack, 10, 10, 7).permute(0, 1, 4, 2, 3).reshape(5, 7 * stack, 10, 10)
+    x = F.relu(F.conv2d(planes, convolution.weight, convolution.bias)).flatten(1)
+    x = F.relu(x @ network.head.hidden.weight.T + network.head.hidden.bias)
+    torch.testing.assert_close(network(cells), x @ network.head.output.weight.T + network.head.output.bias)
+
+
+def test_minatars_network_has_the_size_of_its_paper() -> None:
+    network = make_network(MinatarCnnConfig(), ScalarConfig(), MINATAR, 6)
+    by_hand = (7 * 9 + 1) * 16 + (1024 + 1) * 128 + (128 + 1) * 6
+    assert sum(w.numel() for w in network.parameters()) == by_hand
+
+
+def test_the_networks_of_atari_refuse_minatars_small_pictures() -> None:
+    with pytest.raises(ConfigError, match=r"^network=nature_cnn does not fit images of 10x10, they are too small"):
+        make_network(NatureCnnConfig(), ScalarConfig(), MINATAR, 6)
+
+
+def test_a_layer_norm_comes_before_each_activation() -> None:
+    torch.manual_seed(0)
+    network = make_network(NipsCnnConfig(layer_norm=True), ScalarConfig(), ATARI, 6)
+    obs = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    x = obs.float() / 255
+    for (convolution, norm), stride in zip(network.torso.convolutions, (4, 2), strict=True):
+        nn.init.uniform_(norm.weight)
+        nn.init.uniform_(norm.bias)
+        x = F.conv2d(x, convolution.weight, convolution.bias, stride)
+        mean, var = x.mean((1, 2, 3), keepdim=True), x.var((1, 2, 3), correction=0, keepdim=True)
+        x = F.relu((x - mean) / (var + 1e-5).sqrt() * norm.weight + norm.bias)
+    torch.testing.assert_close(network.features(obs), x.flatten(1), atol=1e-4, rtol=1e-4)
+    linear, norm = network.head.hidden
+    x = F.relu(F.layer_norm(linear(x.flatten(1)), (256,), norm.weight, norm.bias))
+    torch.testing.assert_close(network(obs), network.head.output(x), atol=1e-4, rtol=1e-4)

@@ -11,6 +11,7 @@ import numpy as np
 from dqn_cli.replay import size
 from dqn_cli.replay.memory import ReplayMemory
 from dqn_cli.replay.n_step import NStepAccumulator
+from dqn_cli.replay.samplers import Sampler
 from dqn_cli.types import ObsSpec, StepResult
 
 
@@ -61,6 +62,8 @@ class Twin:
         self.world = world
         self.lanes = [TwinLane([frame]) for frame in first_frames]
         self.rows: list[tuple[list[int], int, float, float, list[int]]] = []
+        self.priorities: list[float] = []  # of every row ever made
+        self.largest = 1.0
 
     def stack(self, lane: TwinLane) -> list[int]:
         k = self.world.stack
@@ -80,7 +83,14 @@ class Twin:
             total = sum(gamma**i * r for i, r in enumerate(rewards))
             bootstrap = 0.0 if FLAGS[event][0] else gamma ** len(rewards)
             self.rows.append((obs, taken, total, bootstrap, self.stack(lane)))
+            self.priorities.append(self.largest)
         lane.open = still_open
+
+    def update(self, rows: list[int], errors: list[float], oldest: int) -> None:
+        for row, error in zip(rows, errors, strict=True):
+            if row >= oldest:
+                self.priorities[row] = error
+                self.largest = max(self.largest, error)
 
     def begin(self, e: int, frame: int) -> None:
         self.lanes[e].frames = [frame]
@@ -90,20 +100,35 @@ def spec_of(stack: int) -> ObsSpec:
     return ObsSpec((2,), "int32", stack)
 
 
-def memory_of(world: World, seed: int = 0, reward_clip: float | None = None) -> ReplayMemory:
-    accumulator = NStepAccumulator(world.n_step, world.discount, len(world.events[0]))
-    return ReplayMemory(world.capacity, spec_of(world.stack), accumulator, np.random.default_rng(seed), reward_clip)
+def memory_of(
+    world: World, seed: int = 0, reward_clip: float | None = None, sampler: Sampler | None = None
+) -> ReplayMemory:
+    accumulator, rng = NStepAccumulator(world.n_step, world.discount, len(world.events[0])), np.random.default_rng(seed)
+    return ReplayMemory(world.capacity, spec_of(world.stack), accumulator, rng, reward_clip, sampler)
 
 
 def pixels(numbers: list[int]) -> np.ndarray:
     return np.array([[number, -number] for number in numbers], np.int32)
 
 
-def play(world: World, seed: int, check_every: int = 10**9) -> tuple[ReplayMemory, Twin]:
-    """Drive memory and twin by the same world, comparing them now and then and at the end."""
+def learn(memory: ReplayMemory, twin: Twin, rows: np.ndarray, rng: random.Random) -> np.ndarray:
+    """The errors of rows drawn a step ago come, some of them too late; then others are drawn."""
+    errors = [10 ** rng.uniform(-3, 3) for _ in rows]
+    memory.update_priorities(rows, np.array(errors))
+    twin.update(rows.tolist(), errors, len(twin.rows) - len(memory))
+    return memory.sample(7).row if len(memory) else rows
+
+
+def play(
+    world: World, seed: int, check_every: int = 10**9, sampler: Sampler | None = None
+) -> tuple[ReplayMemory, Twin]:
+    """Drive memory and twin by the same world, comparing them now and then and at the end.
+
+    Where a sampler is given, errors come in, which it is to take as they are.
+    """
     lanes, rng = range(len(world.events[0])), random.Random(seed)
     frame_count = len(lanes)
-    memory, twin = memory_of(world), Twin(world, list(lanes))
+    memory, twin, drawn = memory_of(world, sampler=sampler), Twin(world, list(lanes)), np.zeros(0, np.int64)
     memory.start(pixels(list(lanes)))
     for t, events in enumerate(world.events):
         actions, rewards = [rng.randrange(1000) for _ in lanes], [rng.uniform(-2, 2) for _ in lanes]
@@ -123,6 +148,8 @@ def play(world: World, seed: int, check_every: int = 10**9) -> tuple[ReplayMemor
         assert len(memory) >= min(written, world.capacity)  # what a step finished can be learnt at once
         for reused in (step.frame, step.next_frame, step.reward):
             reused[...] = 99  # an environment may write the next step into the same arrays
+        if sampler is not None:
+            drawn = learn(memory, twin, drawn, rng)
         if t % check_every == check_every - 1:
             compare(memory, twin, frame_count)
     compare(memory, twin, frame_count)
@@ -142,6 +169,10 @@ def compare(memory: ReplayMemory, twin: Twin, frame_count: int) -> None:
     if not twin.rows:
         return
     assert live > 0
+    if "priority.leaves" in memory.state_dict():
+        priorities = np.zeros(world.capacity)
+        priorities[np.arange(len(twin.rows))[-live:] % world.capacity] = twin.priorities[-live:]
+        np.testing.assert_array_equal(memory.state_dict()["priority.leaves"], priorities)
     obs, action, reward, discount, next_obs = zip(*twin.rows[-live:], strict=True)
     batch = memory.newest(live)
     for got, wanted in ((batch.obs, obs), (batch.next_obs, next_obs)):

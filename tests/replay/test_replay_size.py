@@ -14,24 +14,28 @@ from dqn_cli.config import OnlineConfig, UniformConfig
 from dqn_cli.errors import ConfigError
 from dqn_cli.replay.memory import ReplayMemory
 from dqn_cli.replay.n_step import NStepAccumulator
+from dqn_cli.replay.samplers import Prioritized
 from dqn_cli.replay.size import frames_kept, replay_bytes, replay_capacity, row_dtype
+from dqn_cli.schedules import constant
 from dqn_cli.types import ObsSpec
 
 CARTPOLE = ObsSpec((4,), "float32", 1)
 ATARI = ObsSpec((84, 84), "uint8", 4)
 
 
-def build(capacity, spec, n_step, num_envs):
-    return ReplayMemory(capacity, spec, NStepAccumulator(n_step, 0.99, num_envs), np.random.default_rng(0))
+def build(capacity, spec, n_step, num_envs, prioritized=False):
+    accumulator, rng = NStepAccumulator(n_step, 0.99, num_envs), np.random.default_rng(0)
+    sampler = Prioritized(0.6, 1e-6, constant(1.0)) if prioritized else None
+    return ReplayMemory(capacity, spec, accumulator, rng, None, sampler)
 
 
 @pytest.mark.parametrize("spec", [CARTPOLE, ATARI, ObsSpec((3,), "float64", 2)])
 @pytest.mark.parametrize(("n_step", "num_envs"), [(1, 1), (3, 1), (1, 64), (5, 64)])
-@pytest.mark.parametrize("capacity", [1, 1000, 20_000])
-def test_promised_bytes_are_the_allocated_bytes(spec, n_step, num_envs, capacity):
-    promised = replay_bytes(capacity, spec, n_step, num_envs)
+@pytest.mark.parametrize(("capacity", "prioritized"), [(1, False), (1000, False), (20_000, False), (20_000, True)])
+def test_promised_bytes_are_the_allocated_bytes(spec, n_step, num_envs, capacity, prioritized):
+    promised = replay_bytes(capacity, spec, n_step, num_envs, prioritized)
     tracemalloc.start()
-    memory = build(capacity, spec, n_step, num_envs)
+    memory = build(capacity, spec, n_step, num_envs, prioritized)
     allocated, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert memory.nbytes == promised
@@ -64,8 +68,14 @@ def test_more_than_there_is_is_refused_with_both_numbers():
     ) as error:
         build(10**15, CARTPOLE, 1, 1)
     assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="capacity"):
-        build(10**30, CARTPOLE, 1, 1)
+    for prioritized in (False, True):
+        with pytest.raises(ConfigError, match="capacity"):
+            build(10**30, CARTPOLE, 1, 1, prioritized)
+
+
+def test_a_million_priorities_take_8_mb():
+    sizes = 1_000_000, ATARI, 1, 1
+    assert replay_bytes(*sizes, prioritized=True) - replay_bytes(*sizes) == 8 * (1_000_000 + 15_680 + 256 + 64 + 1)
 
 
 def test_capacity_without_replay_is_what_one_step_can_finish():

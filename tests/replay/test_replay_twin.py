@@ -9,12 +9,18 @@ from replay_twin import Event, World, play, random_world
 
 from dqn_cli.replay import memory as memory_module
 from dqn_cli.replay import size
+from dqn_cli.replay.samplers import Prioritized
+from dqn_cli.schedules import constant
 
 
 def crowded_worlds(seeds: range):
     """Worlds long enough, with frames dear enough, for rows to go because of their frames."""
     for seed in seeds:
         yield seed, random_world(seed, steps=300)
+
+
+def errors_as_they_are():
+    return Prioritized(alpha=1.0, eps=0.0, beta=constant(1.0))
 
 
 def test_equals_the_twin_in_random_worlds():
@@ -35,6 +41,20 @@ def test_equals_the_twin_where_frames_run_out(monkeypatch):
         memory, twin = play(world, seed, check_every=71)
         early += len(memory) < min(world.capacity, len(twin.rows))
     assert early > 20
+
+
+def test_priorities_equal_the_twin_s_in_random_worlds():
+    for seed in range(300):
+        play(random_world(seed), seed, check_every=7, sampler=errors_as_they_are())
+
+
+def test_priorities_equal_the_twin_s_where_rows_go_early(monkeypatch):
+    monkeypatch.setattr(size, "SLACK_BYTES", 0)
+    early = 0
+    for seed, world in crowded_worlds(range(40)):
+        memory, twin = play(world, seed, check_every=11, sampler=errors_as_they_are())
+        early += len(memory) < min(world.capacity, len(twin.rows))
+    assert early > 3
 
 
 def test_without_the_margin_rows_outlive_their_frames(monkeypatch):
@@ -66,7 +86,8 @@ def test_equals_the_twin_in_adversarial_worlds(data):
     lanes = st.lists(st.sampled_from(Event), min_size=envs, max_size=envs)
     events = data.draw(st.lists(lanes, min_size=1, max_size=40))
     stack, n_step, capacity = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 30)))
-    memory, twin = play(World(stack, n_step, capacity, events), 0, check_every=5)
+    sampler = data.draw(st.sampled_from([None, errors_as_they_are()]))
+    memory, twin = play(World(stack, n_step, capacity, events), 0, check_every=5, sampler=sampler)
     assert len(memory) == min(capacity, len(twin.rows))
 
 

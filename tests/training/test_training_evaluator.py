@@ -7,7 +7,7 @@ import pytest
 
 from dqn_cli.errors import Interrupted
 from dqn_cli.seeding import Purpose, integer
-from dqn_cli.training.evaluator import EvalResult, Evaluator, SeedOf, play
+from dqn_cli.training.evaluator import EvalResult, Evaluator, SeedOf, Seen, play
 from dqn_cli.types import EpisodeStats, StepResult
 
 
@@ -61,6 +61,43 @@ def test_each_episode_counts_once_however_the_lanes_are_cut(lanes: int) -> None:
     wanted = [1 + integer(5, Purpose.EVAL_ENV, i) % 20 for i in range(13)]
     assert result.lengths == wanted
     assert result.scores == wanted
+
+
+class Counter:
+    """Counts the steps that are part of the result."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def add(self, step: StepResult, counted: np.ndarray) -> None:
+        self.steps += int(counted.sum())
+
+    def seen(self) -> Seen:
+        return Seen(float(self.steps), None, None)
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 8])
+def test_who_looks_on_sees_every_step_of_the_episodes_that_count_and_changes_nothing(lanes: int) -> None:
+    def lottery() -> Lottery:
+        return Lottery(lanes, lambda lane, episode: integer(5, Purpose.EVAL_ENV, lane + episode * lanes))
+
+    result = play(Still(), lottery(), 13, 0.0, lambda done: None, Counter())
+    assert result == play(Still(), lottery(), 13, 0.0, lambda done: None)
+    assert result.seen == Seen(sum(result.lengths), None, None)
+
+
+def test_evaluations_are_recorded_and_confirmations_are_not() -> None:
+    actors: list[Still] = []
+
+    def make_record(actor: Still) -> Counter:
+        actors.append(actor)
+        return Counter()
+
+    evaluator = Evaluator(Lottery, lambda lanes: Still(), seed=0, episodes=4, make_record=make_record)
+    first, again = evaluator.run(lambda done: None), evaluator.run(lambda done: None)
+    assert first.seen == again.seen == Seen(sum(first.lengths), None, None)
+    assert evaluator.confirm(10, lambda done: None).seen is None
+    assert len(set(map(id, actors))) == 2  # its own actor each time
 
 
 def test_an_evaluation_repeats_itself_and_a_confirmation_meets_fresh_episodes() -> None:

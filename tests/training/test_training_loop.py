@@ -34,8 +34,8 @@ class Tape:
     def start(self, frame: np.ndarray) -> None:
         self.words.append("start")
 
-    def act(self, frame: np.ndarray, first: np.ndarray, epsilon: float) -> np.ndarray:
-        self.words.append(f"act {epsilon:g}{' first' if first.all() else ''}")
+    def act(self, frame: np.ndarray, first: np.ndarray, level: float) -> np.ndarray:
+        self.words.append(f"act {level:g}{' first' if first.all() else ''}")
         return np.zeros(self.num_envs, np.int64)
 
     def send(self, actions: np.ndarray) -> None:
@@ -52,9 +52,12 @@ class Tape:
         self.words.append("append")
         return self.num_envs
 
-    def sample(self, batch_size: int) -> Batch:
+    def sample(self, batch_size: int, steps: int) -> Batch:
         self.words.append(f"sample {batch_size}")
         return rows(batch_size)
+
+    def update_priorities(self, row: np.ndarray, priority: np.ndarray) -> None:
+        self.words.append(f"priorities {row.tolist()} {priority.tolist()}")
 
     def newest(self, count: int) -> Batch:
         self.words.append(f"newest {count}")
@@ -62,7 +65,7 @@ class Tape:
 
     def update(self, batch: Batch, step: int) -> UpdateResult:
         self.words.append(f"update {len(batch.action)} at {step}")
-        return UpdateResult(torch.zeros(()), torch.zeros(()), None)
+        return UpdateResult(torch.zeros(()), torch.zeros(()), None, torch.full((len(batch.action),), 0.5))
 
     def sync_target(self) -> None:
         self.words.append("sync")
@@ -78,7 +81,7 @@ def rows(count: int) -> Batch:
 
 
 def plan(total: int, updates: Updates | None, sync: Sync | None) -> Plan:
-    return Plan(total_steps=total, epsilon=linear(1, 0, 4), batch_size=32, updates=updates, sync=sync)
+    return Plan(total_steps=total, exploration=linear(1, 0, 4), batch_size=32, updates=updates, sync=sync)
 
 
 def run(tape: Tape, plan: Plan) -> Trainer:
@@ -120,9 +123,9 @@ def test_the_actor_sees_the_frames_to_act_on_and_not_those_that_episodes_ended_w
     class Numbered(Tape):
         seen: ClassVar[list[tuple[float, bool]]] = []
 
-        def act(self, frame: np.ndarray, first: np.ndarray, epsilon: float) -> np.ndarray:
+        def act(self, frame: np.ndarray, first: np.ndarray, level: float) -> np.ndarray:
             self.seen.append((frame.item(), first.item()))
-            return super().act(frame, first, epsilon)
+            return super().act(frame, first, level)
 
         def recv(self) -> StepResult:
             step = super().recv()
@@ -146,6 +149,21 @@ def test_a_sync_counted_in_updates_follows_its_update_at_once() -> None:
     run(tape, plan(3, updates, Sync(2, "updates")))
     body = [word for word in tape.words if word.startswith(("update", "sync", "sample"))]
     assert body == ["sample 32", "update 32 at 2"] * 2 + ["sync", "sample 32", "update 32 at 2"]
+
+
+def test_errors_go_back_to_the_rows_that_they_are_of_right_after_the_update() -> None:
+    class Weighted(Tape):
+        def sample(self, batch_size: int, steps: int) -> Batch:
+            batch = super().sample(batch_size, steps)
+            return replace(batch, weight=torch.ones(batch_size), row=np.arange(batch_size) + 10 * steps)
+
+    tape = Weighted(num_envs=1, episode_length=9)
+    updates = Updates(every_steps=1, per_round=2, starts_steps=1, first_row_steps=2)
+    run(tape, replace(plan(2, updates, Sync(2, "updates")), batch_size=2))
+    once = ["sample 2", "update 2 at 1"], ["priorities [10, 11] [0.5, 0.5]"]
+    assert tape.words[7:-1] == [
+        "act 0.75", "send", *once[0], *once[1], *once[0], "sync", *once[1], "recv", "append",
+    ]  # fmt: skip
 
 
 def test_a_sync_counted_in_episodes_follows_the_episode() -> None:

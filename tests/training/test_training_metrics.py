@@ -1,7 +1,9 @@
 import csv
 import errno
+import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -10,7 +12,8 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_s
 from dqn_cli.config import Logger
 from dqn_cli.errors import StorageError
 from dqn_cli.training import metrics
-from dqn_cli.training.metrics import DETERMINISTIC, Metric, MetricsLog, glossary
+from dqn_cli.training.evaluator import Returns
+from dqn_cli.training.metrics import DETERMINISTIC, TIMING, X_AXIS, Metric, MetricsLog, glossary
 from dqn_cli.types import EpisodeStats
 
 CONFIG = {"env": {"id": "CartPole-v1", "kwargs": {}}, "network": {"hidden": [64, 64]}, "discount": 0.99, "seed": 3}
@@ -190,6 +193,31 @@ def test_tensorboard_has_the_configuration_as_text(tmp_path):
     (text,) = event.tensor_proto.string_val
     assert "id: CartPole-v1" in text.decode()
     assert found.summary_metadata["config"].plugin_data.plugin_name == "text"
+
+
+def test_tensorboard_has_pictures(tmp_path):
+    log = MetricsLog(tmp_path, Logger.tensorboard)
+    log.returns(250, Returns(np.zeros(2), np.tile(np.arange(3.0), (2, 1)), mass=np.full((2, 3), 1 / 3)))
+    log.close()
+    (event,) = events(tmp_path).Images("eval/returns")
+    assert (event.step, event.height, event.width) == (250, 480, 760)
+    decoded = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (480, 760, 3)
+
+
+def test_no_picture_is_drawn_for_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr("dqn_cli.training.pictures.returns_picture", None)
+    log = MetricsLog(tmp_path, Logger.csv)
+    log.returns(250, Returns(np.zeros(2), np.zeros((2, 3)), mass=np.full((2, 3), 1 / 3)))
+    log.close()
+
+
+def test_the_readme_counts_the_columns():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    count = {"twenty-seven": 27}[re.search(r"`metrics.csv` holds the first (\S+), `timing", readme)[1]]
+    assert count == len(X_AXIS) + len(DETERMINISTIC)
+    assert len(TIMING) == 3
+    assert "`timing.csv` the last three;" in readme
 
 
 def test_tensorboard_has_hparams(tmp_path):

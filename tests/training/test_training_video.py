@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import ImageColor
-from torch import nn
 
 from dqn_cli import build
 from dqn_cli.agent.actor import Actor
+from dqn_cli.agent.exploration import EpsilonGreedy
+from dqn_cli.agent.policy import Policy
+from dqn_cli.algorithm.losses import mse
+from dqn_cli.algorithm.values import Scalar
 from dqn_cli.cli.main import evaluate
 from dqn_cli.config import (
     Config,
@@ -22,12 +25,14 @@ from dqn_cli.config import (
     EpsilonConfig,
     GymConfig,
     MlpConfig,
+    ScalarConfig,
     SgdConfig,
     UniformConfig,
 )
 from dqn_cli.envs.frame_stack import FrameStack
 from dqn_cli.envs.lanes import describe
 from dqn_cli.errors import ConfigError, EnvironmentFault, StorageError
+from dqn_cli.networks.q_network import ValueNetwork
 from dqn_cli.training import panel, video
 from dqn_cli.training.checkpoint import CheckpointStore
 from dqn_cli.training.evaluator import play
@@ -319,9 +324,15 @@ def test_a_full_disk_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Identity(ValueNetwork):
+    def forward(self, obs):
+        return obs
+
+
 def test_values_are_of_the_observation_acted_on_whatever_was_done():
     spec = ObsSpec((3,), "float32", 1)
-    actor = Actor(nn.Identity(), 3, FrameStack(spec, 1), np.random.default_rng(0), torch.device("cpu"))
+    policy = Policy(Identity(), Scalar(mse), torch.Generator(), noisy=False)
+    actor = Actor(policy, EpsilonGreedy(3), FrameStack(spec, 1), np.random.default_rng(0))
     for epsilon in (0.0, 1.0):
         frame = np.array([[0.0, epsilon, 5.0]], np.float32)
         actor.act(frame, ONE, epsilon)
@@ -332,6 +343,7 @@ CONFIG = Config(
     env=GymConfig(id="CartPole-v1", time_limit_steps=15),
     network=MlpConfig(hidden=[8]),
     variant=DdqnConfig(),
+    value=ScalarConfig(),
     replay=UniformConfig(),
     exploration=EpsilonConfig(),
     optimizer=SgdConfig(),

@@ -14,7 +14,7 @@ import torch
 
 from dqn_cli.errors import Interrupted, NumericalError
 from dqn_cli.schedules import constant
-from dqn_cli.training.evaluator import EvalResult
+from dqn_cli.training.evaluator import EvalResult, Returns, Seen
 from dqn_cli.training.plan import Counters, Periods
 from dqn_cli.training.watcher import Clock, Saving, Sinks, Watcher
 from dqn_cli.types import EpisodeStats, StepResult, UpdateResult
@@ -25,6 +25,7 @@ class Metrics:
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.episodes: list[tuple[int, EpisodeStats]] = []
         self.speeds: list[tuple[int, float]] = []
+        self.pictures: list[tuple[int, Returns]] = []
 
     def episode(self, steps: int, stats: EpisodeStats) -> None:
         self.episodes.append((steps, stats))
@@ -35,13 +36,32 @@ class Metrics:
     def timing(self, steps: int, seconds: float, steps_per_second: float, updates_per_second: float) -> None:
         self.speeds.append((steps, steps_per_second))
 
+    def returns(self, steps: int, returns: Returns) -> None:
+        self.pictures.append((steps, returns))
+
+
+class Diagnostics:
+    """Knows one number, and the steps that it was asked at."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.measured = 0
+
+    def measure_distance(self) -> None:
+        self.measured += 1
+
+    def row(self, steps: int) -> dict[str, float]:
+        self.asked.append(steps)
+        return {"dormant": 0.25}
+
 
 class Progress:
     def __init__(self) -> None:
         self.ticks, self.in_evaluation = 0, False
+        self.view: dict[str, float] = {}
 
     def update(self, steps: int, **view: float) -> None:
-        pass
+        self.view = view
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -59,11 +79,12 @@ class Evaluator:
 
     def __init__(self, looks: list[float], confirmations: list[float]) -> None:
         self.looks, self.confirmations = looks, confirmations
+        self.seen: Seen | None = None
         self.confirmed_at: list[int] = []
 
     def run(self, check: Callable[[int], None]) -> EvalResult:
         check(0)
-        return EvalResult([self.looks.pop(0)], [1])
+        return EvalResult([self.looks.pop(0)], [1], self.seen)
 
     def confirm(self, step: int, check: Callable[[int], None]) -> EvalResult:
         self.confirmed_at.append(step)
@@ -82,6 +103,8 @@ class Bench:
             self.saved.append((name, step))
             self.states.append(state)
 
+        self.diagnostics = Diagnostics()
+        schedules = {"epsilon": constant(0.5), "lr": constant(0.1)}
         keep = {name: partial(save, name) for name in ("periodic", "best", "final")}
         self.watcher = Watcher(
             Periods(
@@ -89,7 +112,7 @@ class Bench:
             ),
             self.evaluator,  # type: ignore[arg-type]
             Saving(**keep),
-            Sinks(self.metrics, Progress(), constant(0.5), constant(0.1)),  # type: ignore[arg-type]
+            Sinks(self.metrics, Progress(), schedules, self.diagnostics),  # type: ignore[arg-type]
         )
 
     def advance(self, to: int, stride: int = 1, result: UpdateResult | None = None) -> int:
@@ -109,7 +132,7 @@ def quiet(lanes: int, episodes: list[EpisodeStats] | None = None) -> StepResult:
 
 
 def loss_of(value: float) -> UpdateResult:
-    return UpdateResult(torch.tensor(value), torch.tensor(1.5), None)
+    return UpdateResult(torch.tensor(value), torch.tensor(1.5), None, torch.zeros(1))
 
 
 def test_what_is_due_when() -> None:
@@ -129,13 +152,64 @@ def test_a_row_tells_the_state_of_the_run() -> None:
     stats = [EpisodeStats(0, 0, 7.0, 3), EpisodeStats(1, 0, 9.0, 5)]
     now = Counters(2, 1, 2, 1)
     bench.watcher.after_step(
-        Counters(), now, quiet(2, stats), UpdateResult(torch.tensor(0.25), torch.tensor(1.5), None)
+        Counters(), now, quiet(2, stats), UpdateResult(torch.tensor(0.25), torch.tensor(1.5), None, torch.zeros(1))
     )
     assert bench.metrics.rows == [
         (2, {"updates": 1, "episodes": 2, "target_syncs": 1, "epsilon": 0.5, "lr": 0.1, "return_mean": 8.0,
-             "length_mean": 4.0, "loss": 0.25, "q_mean": 1.5}),
+             "length_mean": 4.0, "loss": 0.25, "q_mean": 1.5, "dormant": 0.25}),
     ]  # fmt: skip
     assert bench.metrics.episodes == [(2, stats[0]), (2, stats[1])]
+
+
+def test_nobody_looks_inside_but_for_a_row_and_after_an_update() -> None:
+    bench = Bench([1.0] * 9, [1.0] * 9, total=40, log=10, evaluate=25)
+    bench.advance(20)
+    assert bench.diagnostics.asked == []
+    bench = Bench([1.0] * 9, [1.0] * 9, total=40, log=10, evaluate=25)
+    bench.advance(40, result=loss_of(1.0))
+    assert bench.diagnostics.asked == [step for step, _ in bench.metrics.rows] == [10, 20, 25, 30, 40]
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_distance_is_measured_a_step_before_each_row(stride: int) -> None:
+    bench = Bench([1.0] * 9, [1.0] * 9, total=21, log=5, evaluate=7)
+    before, measured_at = Counters(), []
+    while before.steps < 21:
+        now, count = Counters(before.steps + stride), bench.diagnostics.measured
+        bench.watcher.after_step(before, now, quiet(stride), None)
+        measured_at += [now.steps] * (bench.diagnostics.measured - count)
+        before = now
+    rows = [step for step, _ in bench.metrics.rows]
+    assert [step + stride for step in measured_at if step < 21] == rows
+
+
+def test_what_an_evaluation_saw_stands_beside_its_scores() -> None:
+    bench = Bench(total=10, log=5, evaluate=10)
+    bench.evaluator.seen = Seen(9.0, 7.5, Returns(np.zeros(1), np.zeros((1, 1)), np.ones((1, 1))))
+    bench.advance(10)
+    (_, without), (_, row) = bench.metrics.rows
+    assert (row["value_estimate"], row["value_return"]) == (9.0, 7.5)
+    assert not {"value_estimate", "value_return"} & without.keys()
+    assert bench.metrics.pictures == [(10, bench.evaluator.seen.returns)]
+
+
+def test_where_every_episode_was_cut_at_its_first_step_there_is_nothing_to_say_of_values() -> None:
+    bench = Bench(total=10, evaluate=10)
+    bench.evaluator.seen = Seen(None, None, None)
+    bench.advance(10)
+    ((_, row),) = bench.metrics.rows
+    assert not {"value_estimate", "value_return"} & row.keys()
+    assert bench.metrics.pictures == []
+
+
+@pytest.mark.parametrize(("name", "shown"), [("epsilon", True), ("temperature", False)])
+def test_schedules_are_logged_and_shown_where_there_is_a_label(name: str, shown: bool) -> None:
+    bench = Bench(log=1)
+    bench.watcher.sinks = replace(bench.watcher.sinks, schedules={name: lambda step: 0.5 * step})
+    bench.advance(2)
+    bench.watcher.finish(None)
+    assert [row[name] for _, row in bench.metrics.rows] == [0.5, 1.0]
+    assert bench.watcher.sinks.progress.view == ({name: 1.0} if shown else {})  # type: ignore[attr-defined]
 
 
 def test_a_lucky_evaluation_does_not_make_a_best() -> None:
