@@ -39,7 +39,7 @@ from dqn_cli.config import (
     PrioritizedConfig,
     TdqnConfig,
 )
-from dqn_cli.device import generator, resolve, set_threads
+from dqn_cli.device import generator, resolve, set_threads, state_of
 from dqn_cli.envs.frame_stack import FrameStack
 from dqn_cli.envs.lanes import Lanes, make_lanes
 from dqn_cli.envs.make import SeedOf
@@ -74,6 +74,8 @@ from dqn_cli.training.trainer import Trainer, Watches
 from dqn_cli.training.watcher import Evaluation, Saving, Sinks, Watcher
 from dqn_cli.types import ObsSpec
 from dqn_cli.validate import plain, typed
+
+Stream = Generator | torch.Generator  # of random numbers
 
 
 @dataclass(frozen=True)
@@ -144,15 +146,15 @@ def whole_games(config: EnvConfig) -> EnvConfig:
     return replace(config, life_loss=LifeLoss.ignore) if isinstance(config, AtariConfig) else config
 
 
-def make_learner(config: Config, spec: ObsSpec, num_actions: int, device: torch.device) -> Learner:
-    """Networks, optimizers, and the method that tells the algorithms apart."""
+def make_learner(config: Config, spec: ObsSpec, num_actions: int, rng: torch.Generator) -> Learner:
+    """Networks, optimizers, and the method that tells the algorithms apart, on the device of `rng`."""
     torch.manual_seed(seeding.integer(config.seed, Purpose.NETWORK))
-    online = to_fast_layout(make_network(config.network, config.value, spec, num_actions), device)
+    online = to_fast_layout(make_network(config.network, config.value, spec, num_actions), rng.device)
     return Learner(
         online,
-        make_method(config, device),
+        make_method(config, rng.device),
         make_descent(config.optimizer, config.value, online, make_lr(config.optimizer, config.run.total_steps)),
-        generator(seeding.integer(config.seed, Purpose.UPDATE), device),
+        rng,
         config.variant.tau if isinstance(config.variant, TdqnConfig) else 1.0,
     )
 
@@ -196,13 +198,18 @@ def make_sampler(config: Config) -> Sampler:
     return Uniform()
 
 
-def make_saving(config: Config, run_dir: Path, learner: Learner, streams: Mapping[str, Generator]) -> Saving:
+def position(stream: Stream) -> Any:
+    """Where a stream of random numbers stands, as plain data."""
+    return state_of(stream) if isinstance(stream, torch.Generator) else seeding.state_of(stream)
+
+
+def make_saving(config: Config, run_dir: Path, learner: Learner, streams: Mapping[str, Stream]) -> Saving:
     """What goes into the checkpoints of a run."""
     store = CheckpointStore(run_dir, config.run.keep_checkpoints)
     config_plain = plain(config)
 
     def contents(state: dict[str, Any]) -> dict[str, Any]:
-        positions = {name: seeding.state_of(stream) for name, stream in streams.items()}
+        positions = {name: position(stream) for name, stream in streams.items()}
         return {"config": config_plain, "model": learner.model_state(), "state": {**state, "streams": positions}}
 
     return Saving(
@@ -232,7 +239,7 @@ class Run:
     watcher: Watcher
     learner: Learner
     memory: ReplayMemory
-    streams: Mapping[str, Generator]  # all that is random once the run goes
+    streams: Mapping[str, Stream]  # all that is random once the run goes
 
 
 @dataclass(frozen=True)
@@ -246,7 +253,7 @@ class Parts:
     memory: ReplayMemory
     value: Value
     learner: Learner
-    streams: Mapping[str, Generator]
+    streams: Mapping[str, Stream]
 
     def trainer(self, plan: Plan, watcher: Watches) -> Trainer:
         """The loop over these parts."""
@@ -258,23 +265,22 @@ def make_parts(config: Config, stack: ExitStack) -> Parts:
     threads, device = prepare(config.network, config)
     envs = stack.enter_context(closing(make_lanes(config.env, config.num_envs, training_seeds(config.seed))))
     spec, num_actions = envs.spec, envs.num_actions
-    learner = make_learner(config, spec, num_actions, device)
+    explores, samples = (seeding.generator(config.seed, purpose) for purpose in (Purpose.EXPLORATION, Purpose.REPLAY))
+    updates, acts = (
+        generator(seeding.integer(config.seed, purpose), device) for purpose in (Purpose.UPDATE, Purpose.ACTING)
+    )
+    learner = make_learner(config, spec, num_actions, updates)
     if config.init_from is not None:
         load_initial(config.init_from, learner)
-    acting, value = learner.network(acting_network(config)), make_value(config.value, LOSSES[config.loss], device)
-    streams: dict[str, Generator] = {
-        "exploration": seeding.generator(config.seed, Purpose.EXPLORATION),
-        "replay": seeding.generator(config.seed, Purpose.REPLAY),
-    }
-    draws = generator(seeding.integer(config.seed, Purpose.ACTING), device)
+    value = make_value(config.value, LOSSES[config.loss], device)
     actor = Actor(
-        Policy(acting, value, draws, noisy=True),
+        Policy(learner.network(acting_network(config)), value, acts, noisy=True),
         make_explorer(config.exploration, num_actions, config.num_envs),
         FrameStack(spec, config.num_envs),
-        streams["exploration"],
+        explores,
     )
-    memory = make_memory(config, spec, streams["replay"])
-    return Parts(device, threads, envs, actor, memory, value, learner, streams)
+    streams: dict[str, Stream] = {"exploration": explores, "replay": samples, "update": updates, "acting": acts}
+    return Parts(device, threads, envs, actor, make_memory(config, spec, samples), value, learner, streams)
 
 
 def evaluating_actor(config: Config, network: ValueNetwork, envs: Lanes, lanes: int, seed: int) -> Actor:

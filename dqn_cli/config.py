@@ -417,7 +417,7 @@ class UniformConfig(ReplayConfig):
 
 @dataclass(kw_only=True)
 class PrioritizedConfig(UniformConfig):
-    """Prioritized replay, proportional to the size of the error (Schaul et al. 2016)."""
+    """PER: prioritized replay, in proportion to the size of errors (Schaul et al. 2016)."""
 
     name: str = "prioritized"
     alpha: float = knob(0.6, "0: uniform; 1: proportional to the error", ge=0, le=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import fields
 from typing import Any
 
@@ -61,3 +62,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def generator(seed: int, device: torch.device) -> torch.Generator:
     """A stream of random numbers that is drawn on `device`."""
     return torch.Generator(device).manual_seed(seed)
+
+
+def state_of(stream: torch.Generator) -> str:
+    """The stream's position as plain text (base64)."""
+    return b64encode(stream.get_state().numpy().tobytes()).decode("ascii")

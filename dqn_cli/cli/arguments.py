@@ -148,7 +148,7 @@ def _check_once(overrides: Sequence[Override]) -> None:
 
 
 def _check_override(override: Override, sweeping: bool) -> None:
-    text = override.input_line
+    text = str(override.input_line).lstrip("+")
     if override.is_sweep_override() and not sweeping:
         raise ConfigError(f"{text} lists several values; write -m before it to run them all")
     if (name := override.key_or_group).startswith("hydra"):

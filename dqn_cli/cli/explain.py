@@ -59,8 +59,16 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
         return ConfigError(f"{group}={name} is not complete; write one of {', '.join(inside)}")
     # Gymnasium's ids too
     bare = re.sub(r"^ALE/|((NoFrameskip|Deterministic|-ram)*-v\d+)$", "", name) if group == "env" else name
-    meant = suggestion(bare, options) or f"; write one of {in_short(options)}"
+    meant = suggestion(bare, options) or _by_meaning(group, name) or f"; write one of {in_short(options)}"
     return ConfigError(f"unknown {group} {name}{meant}")
+
+
+def _by_meaning(group: str, word: str) -> str:
+    """A choice whose description has the word, such as C51, however it is hyphenated."""
+    bare = word.casefold().replace("-", "")
+    texts = {choice: str(cls.__doc__).casefold().replace("-", "") for choice, cls in CHOICES.get(group, {}).items()}
+    found = [choice for choice, text in texts.items() if bare in re.findall(r"\w+", text)]
+    return f"; did you mean {found[0]}?" if len(found) == 1 else ""
 
 
 def _key_of_file(file: str, cause: ConfigKeyError, text: list[str]) -> ConfigError:

@@ -25,7 +25,7 @@ LISTS = {f"{group}s": group for group in GROUPS} | {"settings": ""}
 OVERVIEW = """\
 usage: dqn-train [--version] [-m] [KEY=VALUE ...]
   dqn-train env=CartPole variant=ddqn
-  dqn-train -m env=Taxi variant=qlearning seed=0,1 (a sweep)
+  dqn-train -m experiment=rainbow ablate=each seed=0,1,2     (a sweep)
 
 {groups}
 
@@ -84,7 +84,7 @@ def listing(what: str) -> str:
 def setting(topic: str) -> str:
     """What a setting means, or all settings of a group; `ConfigError` where there is no such thing."""
     chosen = [key for key in SETTINGS if key == topic or key.startswith(f"{topic}.")]
-    lists = [f"{topic}={name}" for name in choices(topic)] if topic in (*GROUPS, "family") else []
+    lists = [f"{topic}={name}" for name in choices(topic)] if topic in (*GROUPS, "family", "without") else []
     if not chosen and not lists:
         check_key(topic, {})
     columns = shutil.get_terminal_size().columns

@@ -228,6 +228,8 @@ def _row(label: str, text: str) -> str:
 
 
 def _sourced(setting: str, source: str) -> str:
+    if SOURCES_AT + len(source) > COLUMNS:  # a preset's file: below, to the right
+        return f"  {setting}\n{source.rjust(COLUMNS)}"
     return _beside(f"  {setting}", source, SOURCES_AT)
 
 

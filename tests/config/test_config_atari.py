@@ -212,7 +212,9 @@ ROWS = {
 
 def test_every_preset_has_its_row_here_or_in_the_test_of_the_composition():
     others = {"cleanrl_cartpole", "zoo_acrobot", "zoo_cartpole", "zoo_mountaincar"}
-    assert set(choices("experiment")) == set(ROWS) | others
+    any_env = {"c51", "qrdqn", "iqn", "fqf", "prioritized", "dueling", "noisy", "munchausen", "m_iqn"}  # ..._presets.py
+    any_env |= {"rainbow", "dopamine_rainbow", "beyond_the_rainbow"}
+    assert set(choices("experiment")) == set(ROWS) | others | any_env | {"minatar_dqn"}
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from dqn_cli.cli import preflight
 from dqn_cli.cli.hydra_app import register
 from dqn_cli.cli.job import load
-from dqn_cli.cli.paths import atari_games, choices, conf_dir
+from dqn_cli.cli.paths import atari_games, choices, conf_dir, minatar_games
 from dqn_cli.config import CHOICES, RunConfig, TdqnConfig, UniformConfig
 from dqn_cli.errors import ConfigError
 
@@ -38,40 +38,49 @@ def loaded(*overrides):
     return load(composed(*overrides), list(overrides))
 
 
-def combine(env, variant, network, replay, optimizer):
+def combine(env, variant, network, value, replay, optimizer):
     """Compose and settle; what does not go together is refused in one line, for a reason that we expect."""
-    overrides = (f"env={env}", f"variant={variant}", f"network={network}", f"replay={replay}", f"optimizer={optimizer}")
-    networks = IMAGES if env in GAMES else {"mlp", "table"} if env in DISCRETE else {"mlp"}
-    fits = network in networks and (variant != "qlearning" or (network, replay) == ("table", "online"))
+    named = {"variant": variant, "network": network, "value": value, "replay": replay, "optimizer": optimizer}
+    overrides = (f"env={env}", *(f"{group}={choice}" for group, choice in named.items()))
+    networks = SMALL if env in MINATAR else IMAGES if env in GAMES else {"mlp", "table"} if env in DISCRETE else {"mlp"}
+    fits = (
+        network in networks
+        and (variant != "qlearning" or (network, value, replay) == ("table", "scalar", "online"))
+        and (network != "table" or value not in ("implicit", "fqf"))
+    )
     if not fits:
-        reasons = r"does not fit variant=qlearning|needs one discrete observation|needs images"
+        reasons = r"does not fit (variant=qlearning|network=table|images)|needs one discrete observation|needs images"
         with pytest.raises(ConfigError, match=reasons) as told:
             loaded(*overrides)
         assert "\n" not in str(told.value)
         return
     config, _ = loaded(*overrides)
-    chosen = (config.variant.name, config.network.name, config.replay.name, config.optimizer.name)
-    assert chosen == (variant, network, replay, optimizer)
+    assert {group: getattr(config, group).name for group in named} == named
 
 
-VARIANTS, NETWORKS, REPLAYS, OPTIMIZERS = (choices(group) for group in ("variant", "network", "replay", "optimizer"))
+VARIANTS, NETWORKS, VALUES, REPLAYS, OPTIMIZERS = (
+    choices(group) for group in ("variant", "network", "value", "replay", "optimizer")
+)
 GAMES = ["Breakout", "Qbert"]  # of 104 that differ by their ids alone: test_config_atari.py
-ENVS = [env for env in choices("env") if env not in atari_games() or env in GAMES]
+MINATAR = ["minatar/Breakout"]  # of five that differ by their ids alone: test_config_minatar.py
+ENVS = [env for env in choices("env") if env not in atari_games() | minatar_games() or env in GAMES + MINATAR]
 DISCRETE = {"FrozenLake", "FrozenLake8x8", "CliffWalking", "Taxi", "gym"}
-IMAGES = {"mlp", "nature_cnn", "nips_cnn"}
+IMAGES = {"mlp", "nature_cnn", "nips_cnn", "minatar_cnn", "impala"}
+SMALL = {"mlp", "minatar_cnn", "impala"}
 
 
 @pytest.mark.parametrize("env", ENVS)
 def test_every_env_composes_with_every_choice(env):
     shift = ENVS.index(env)
-    for i, variant in enumerate(VARIANTS):  # each choice of a group at least once; all their combinations: below
-        combine(env, variant, NETWORKS[(i + shift) % 4], REPLAYS[i // 2], OPTIMIZERS[(i + shift) % 4])
+    for i in range(len(NETWORKS)):  # each choice of a group at least once; all their combinations: below
+        turn = i + shift
+        combine(env, VARIANTS[i % 4], NETWORKS[i], VALUES[turn % 5], REPLAYS[turn % 3], OPTIMIZERS[turn % 4])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env", ENVS)
 def test_every_combination(env):
-    for combination in itertools.product(VARIANTS, NETWORKS, REPLAYS, OPTIMIZERS):
+    for combination in itertools.product(VARIANTS, NETWORKS, VALUES, REPLAYS, OPTIMIZERS):
         combine(env, *combination)
 
 
@@ -82,6 +91,8 @@ def test_every_choice_of_the_code_has_its_file(group):
 
 def test_every_file_of_values_belongs_to_a_family_and_a_choice():
     for file in (conf_dir() / "values").rglob("*.yaml"):
+        if "experiment" in file.relative_to(conf_dir()).parts:
+            continue  # a preset's: test_config_presets.py
         group = file.parent.name
         names = (
             choices("family")
