@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,11 @@ from dqn_cli.algorithm.munchausen import Munchausen
 from dqn_cli.algorithm.rules import RULES
 from dqn_cli.algorithm.values import Value, make_value
 from dqn_cli.config import (
-    AtariConfig,
     BoltzmannConfig,
     Config,
-    EnvConfig,
     EvalConfig,
     ExplorationConfig,
     ImageConfig,
-    LifeLoss,
     MinatarCnnConfig,
     NetworkConfig,
     OnlineConfig,
@@ -41,7 +37,7 @@ from dqn_cli.config import (
 )
 from dqn_cli.device import generator, resolve, set_threads, state_of
 from dqn_cli.envs.frame_stack import FrameStack
-from dqn_cli.envs.lanes import Lanes, make_lanes
+from dqn_cli.envs.lanes import Lanes, frame_skip_of, make_lanes, whole_games
 from dqn_cli.envs.make import SeedOf
 from dqn_cli.envs.vector import GymLanes
 from dqn_cli.errors import CheckpointError, ConfigError, Interrupted
@@ -70,56 +66,13 @@ from dqn_cli.training.plan import (
 )
 from dqn_cli.training.probe import Block, Speed, Stopwatch, seconds_per_step, seconds_per_update, shortened
 from dqn_cli.training.progress import Progress
+from dqn_cli.training.summary import RunSummary, shown
 from dqn_cli.training.trainer import Trainer, Watches
-from dqn_cli.training.watcher import Evaluation, Saving, Sinks, Watcher
+from dqn_cli.training.watcher import Saving, Sinks, Watcher
 from dqn_cli.types import ObsSpec
 from dqn_cli.validate import plain, typed
 
 Stream = Generator | torch.Generator  # of random numbers
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a finished run has to say."""
-
-    run_dir: Path
-    config: Config
-    final: Evaluation
-    best: Evaluation
-    seconds: float
-    reached_goal: bool
-
-    @property
-    def metric(self) -> float:
-        """What a sweeper optimises: the final policy's mean return."""
-        return self.final.result.mean
-
-    def lines(self) -> list[str]:
-        """For the terminal: the result and the next useful commands."""
-        goal = ", run.stop_at_return reached" if self.reached_goal else ""
-        frame_skip, epsilon = frame_skip_of(self.config.env), self.config.run.eval_epsilon
-        frames = f" ({self.final.step * frame_skip:,} frames)" if frame_skip is not None else ""
-        folder = _shown(self.run_dir)
-        episodes = len(self.final.result.scores)
-        plural = "s" * (episodes != 1)
-        how = f"greedy episode{plural}" if epsilon == 0 else f"episode{plural} with epsilon {epsilon:g}"
-        return [
-            f"finished   {self.final.step:,} steps{frames} in {self.seconds:.0f} s{goal}",
-            f"final      return {_score(self.final.result)} over {episodes} {how}",
-            f"best       return {_score(self.best.result)} on fresh seeds, from step {self.best.step:,}",
-            f"evaluate   dqn-eval checkpoint={folder}",
-            f"curves     tensorboard --logdir {folder}",
-        ]
-
-
-def _score(result: EvalResult) -> str:
-    digits = 3 if max(map(abs, result.scores)) < 10 else 1  # success rates need more than scores of hundreds
-    return f"{result.mean:.{digits}f} +- {result.sd:.{digits}f}"
-
-
-def _shown(folder: Path) -> str:
-    """A folder as it is shortest to type from here, quoted where a shell needs it."""
-    return shlex.quote(str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder))
 
 
 def prepare(network: NetworkConfig, wanted: Config | EvalConfig) -> tuple[int, torch.device]:
@@ -134,16 +87,6 @@ def prepare(network: NetworkConfig, wanted: Config | EvalConfig) -> tuple[int, t
 def to_fast_layout(network: ValueNetwork, device: torch.device) -> ValueNetwork:
     """`network` on `device`, its convolutions' weights channels-last: a fourth less time for an update on a CPU."""
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def frame_skip_of(config: EnvConfig) -> int | None:
-    """Emulator frames in a step; None where there is no emulator."""
-    return config.frame_skip if isinstance(config, AtariConfig) else None
-
-
-def whole_games(config: EnvConfig) -> EnvConfig:
-    """The environment of an evaluation: lives do not matter, so that scores are of whole games."""
-    return replace(config, life_loss=LifeLoss.ignore) if isinstance(config, AtariConfig) else config
 
 
 def make_learner(config: Config, spec: ObsSpec, num_actions: int, rng: torch.Generator) -> Learner:
@@ -359,7 +302,7 @@ def train_run(config: Config, run_dir: Path, overrides: list[str], command: list
                 watcher.finish(run.trainer.result)
             except Interrupted as stop:
                 watcher.save_interrupted()
-                next_command = f"dqn-eval checkpoint={_shown(run_dir)} select=last"
+                next_command = f"dqn-eval checkpoint={shown(run_dir)} select=last"
                 raise Interrupted(f"{stop}; saved, evaluate it with {next_command}") from None
         assert watcher.last is not None
         assert watcher.best is not None

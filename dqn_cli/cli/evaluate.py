@@ -198,8 +198,9 @@ def _counted(episodes: int) -> Iterator[Callable[[int], None]]:
 
 def _evaluate(settings: EvalConfig, given: set[str]) -> None:
     """Find, read, play, print, write."""
-    from dqn_cli.build import evaluate_checkpoint, whole_games
+    from dqn_cli.build import evaluate_checkpoint
     from dqn_cli.cli.eval_report import facts, result_folder, table, write_files
+    from dqn_cli.envs.lanes import whole_games
     from dqn_cli.training import checkpoint as checkpoints
 
     path = Path(settings.checkpoint)

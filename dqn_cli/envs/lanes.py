@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dqn_cli.config import AtariConfig, Engine, EnvConfig, GymConfig, MinatarConfig
+from dqn_cli.config import AtariConfig, Engine, EnvConfig, GymConfig, LifeLoss, MinatarConfig
 from dqn_cli.envs.atari import AtariLanes, describe_atari
 from dqn_cli.envs.make import EnvFacts, SeedOf, describe_gym, missing_dependency
 from dqn_cli.envs.minatar import describe_minatar, make_game
@@ -39,6 +39,16 @@ def make_lanes(config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | 
         return GymLanes(config, num_envs, seed_of, render, make_game)
     assert isinstance(config, GymConfig)
     return GymLanes(config, num_envs, seed_of, render)
+
+
+def frame_skip_of(config: EnvConfig) -> int | None:
+    """Emulator frames in a step; None where there is no emulator."""
+    return config.frame_skip if isinstance(config, AtariConfig) else None
+
+
+def whole_games(config: EnvConfig) -> EnvConfig:
+    """The environment of an evaluation: lives do not matter, so that scores are of whole games."""
+    return replace(config, life_loss=LifeLoss.ignore) if isinstance(config, AtariConfig) else config
 
 
 def showable(config: AtariConfig) -> AtariConfig:
