@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dqn_cli import build
 from dqn_cli.cli.evaluate import parse, usage
@@ -40,7 +41,7 @@ CONFIG = Config(
 def save(run: Path, kind: str = "best", step: int = 30, **env: object) -> Path:
     """A checkpoint of an untrained agent; `env` changes what its configuration says of the environment."""
     envs = GymLanes(CONFIG.env, 1, lambda lane, episode: 0)
-    learner = build.make_learner(CONFIG, envs.spec, envs.num_actions, build.resolve("cpu", convolutional=False))
+    learner = build.make_learner(CONFIG, envs.spec, envs.num_actions, torch.Generator())
     envs.close()
     config = plain(CONFIG)
     config["env"] |= env

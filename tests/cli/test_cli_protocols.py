@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from dqn_cli import build
 from dqn_cli.cli import protocols
@@ -56,7 +57,7 @@ CONFIG = Config(
 def save(run: Path, config: Config = CONFIG) -> Path:
     """A checkpoint of an untrained agent."""
     facts = describe(config.env)
-    learner = build.make_learner(config, facts.spec, facts.num_actions, build.resolve("cpu", convolutional=True))
+    learner = build.make_learner(config, facts.spec, facts.num_actions, torch.Generator())
     return CheckpointStore(run, keep=1).save_best(9, config=plain(config), model=learner.model_state(), state={})
 
 

@@ -354,7 +354,7 @@ CONFIG = Config(
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     facts = describe(CONFIG.env)
-    learner = build.make_learner(CONFIG, facts.spec, facts.num_actions, build.resolve("cpu", convolutional=False))
+    learner = build.make_learner(CONFIG, facts.spec, facts.num_actions, torch.Generator())
     CheckpointStore(tmp_path, keep=1).save_best(9, config=plain(CONFIG), model=learner.model_state(), state={})
     return tmp_path
 
