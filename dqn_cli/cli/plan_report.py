@@ -19,6 +19,7 @@ from dqn_cli.config import (
     EpsilonConfig,
     EpsilonSchedule,
     OnlineConfig,
+    PrioritizedConfig,
     TargetUnit,
     TdqnConfig,
     UniformConfig,
@@ -135,6 +136,8 @@ def key_steps(config: Config, steps: int) -> dict[int, str]:
         if exploration.delay_steps:
             named.append((exploration.delay_steps, "decay begins"))
         named.append((exploration.delay_steps + exploration.over_steps, "decay ends"))
+    if isinstance(config.replay, PrioritizedConfig) and config.replay.beta_over_steps is not None:
+        named.append((config.replay.beta_over_steps, "beta ends"))
     named += [(steps * percent // 100, f"{percent} %") for percent in (25, 50, 75)]
     named.append((steps, "end"))
     found: dict[int, list[str]] = {}

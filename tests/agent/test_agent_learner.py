@@ -13,7 +13,7 @@ from dqn_cli.agent.optimizers import make_descent
 from dqn_cli.algorithm.losses import LOSSES
 from dqn_cli.algorithm.rules import RULES
 from dqn_cli.algorithm.values import Scalar
-from dqn_cli.config import CHOICES, AdamConfig, MlpConfig, ScalarConfig, SgdConfig, TableConfig
+from dqn_cli.config import CHOICES, AdamConfig, MlpConfig, RmspropConfig, ScalarConfig, SgdConfig, TableConfig
 from dqn_cli.networks.make import make_network
 from dqn_cli.schedules import constant, linear
 from dqn_cli.types import Batch, ObsSpec
@@ -221,7 +221,11 @@ def test_the_same_seed_gives_the_same_bits(variant) -> None:
     assert not torch.equal(flat(first.online), flat(other.online))
 
 
-OPTIMIZERS = [*(config() for config in CHOICES["optimizer"].values()), SgdConfig(momentum=0.9)]
+OPTIMIZERS = [
+    *(config() for config in CHOICES["optimizer"].values()),
+    SgdConfig(momentum=0.9),
+    RmspropConfig(momentum=0.9),
+]
 
 
 @pytest.mark.parametrize("config", OPTIMIZERS, ids=lambda config: f"{config.name} {getattr(config, 'momentum', '')}")

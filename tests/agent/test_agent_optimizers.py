@@ -28,7 +28,8 @@ def adam(g, s, c):
 def rmsprop(g, s, c):
     s["m"] = c.decay * s.get("m", 0) + (1 - c.decay) * g
     s["v"] = c.decay * s.get("v", 0) + (1 - c.decay) * g * g
-    return g / (np.sqrt(s["v"] - (s["m"] ** 2 if c.centered else 0)) + c.eps)
+    s["b"] = c.momentum * s.get("b", 0) + g / (np.sqrt(s["v"] - (s["m"] ** 2 if c.centered else 0)) + c.eps)
+    return s["b"]
 
 
 def rmsprop_nature(g, s, c):
@@ -48,6 +49,7 @@ def sgd(g, s, c):
         (AdamConfig(lr=0.03, eps=0.1), adam),
         (RmspropConfig(lr=0.02, decay=0.8, eps=0.3), rmsprop),
         (RmspropConfig(lr=0.02, decay=0.8, eps=0.3, centered=True), rmsprop),
+        (RmspropConfig(lr=0.02, decay=0.8, eps=0.3, momentum=0.7), rmsprop),
         (RmspropNatureConfig(lr=0.02, decay=0.8, eps=0.3), rmsprop_nature),
         (RmspropNatureConfig(lr=2.5e-4), rmsprop_nature),
         (SgdConfig(lr=0.1), sgd),

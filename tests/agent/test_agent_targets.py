@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 
 from dqn_cli.agent.learner import Learner, Method
 from dqn_cli.agent.optimizers import Descent
-from dqn_cli.algorithm.losses import mse
+from dqn_cli.algorithm.losses import Error, mse
+from dqn_cli.algorithm.munchausen import Munchausen
 from dqn_cli.algorithm.rules import RULES
-from dqn_cli.algorithm.values import Scalar
+from dqn_cli.algorithm.values import Quantile, QuantileLook, Scalar
+from dqn_cli.config import QuantileConfig
 from dqn_cli.networks.q_network import ValueNetwork
 from dqn_cli.schedules import constant
 from dqn_cli.types import Batch
@@ -142,3 +146,87 @@ def test_ddqn_does_not_with_two_independent_networks(actions) -> None:
 
 def test_ddqn_overestimates_where_both_networks_err_alike() -> None:
     assert bias("ddqn", 4, independent=False) == pytest.approx(0.6, abs=0.01)
+
+
+# Munchausen: of the state two actions are left, with (ln of) probabilities that are easily worked out at tau 1
+NOW_ONLINE, NOW_TARGET = f64([0.0, 0.0]), f64([0.0, log(7)])  # action 0 has probability 1/2, and 1/8
+NEXT_ONLINE, NEXT_TARGET = f64([0.0, log(3)]), f64([log(2), 0.0])  # 1/4 and 3/4, 2/3 and 1/3
+
+
+def munchausen_learner(variant: str, value, method: Munchausen, lr: float, spread: Tensor, scale: float) -> Learner:
+    """State 0 is the present, state 1 the next one; quantiles lie `spread` [A, N] around each Q (one row: Q itself)."""
+
+    def table(now: Tensor, ahead: Tensor) -> Tensor:
+        q = scale * torch.cat([now, ahead])
+        return q if spread.numel() == 0 else q.unsqueeze(2) + spread
+
+    online = Values(table(NOW_ONLINE, NEXT_ONLINE))
+    descent = Descent((torch.optim.SGD(online.parameters(), lr=1.0),), constant(lr))
+    learner = Learner(online, Method(RULES[variant], value, method), descent, torch.Generator())
+    if learner.target is not None:
+        learner.target.load_state_dict({"q": table(NOW_TARGET, NEXT_TARGET)})
+    return learner
+
+
+def from_0_to_1(r: float, discount: float) -> Batch:
+    state, action = torch.tensor([0]), torch.tensor([0])
+    return Batch(state, action, f64(r), f64(discount), state + 1)
+
+
+# (tau log pi(a|s) of the selecting network, sum_a pi(a) (q(a) - log pi(a)) of the next state) at tau 1
+# one network selects and evaluates: ln sum exp q. DDQN: (1/4) ln 2 + (3/4) 0 + (1/4) ln 4 + (3/4) ln(4/3)
+MUNCHAUSEN = {
+    "vdqn": (-log(2), log(4)),
+    "tdqn": (-log(8), log(3)),
+    "ddqn": (-log(2), 9 / 4 * log(2) - 3 / 4 * log(3)),
+}
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.03])  # values scaled by tau keep the policy, and scale both terms
+@pytest.mark.parametrize(("variant", "terms"), MUNCHAUSEN.items())
+@pytest.mark.parametrize(("clip", "r", "discount"), [(-100.0, 0.5, 0.9), (-1.5, 0.5, 0.9), (-100.0, -2.0, 0.0)])
+def test_munchausen_targets_by_hand(variant, terms, clip, r, discount, tau) -> None:
+    method = Munchausen(alpha=0.9, tau=tau, clip=clip * tau)
+    learner = munchausen_learner(variant, Scalar(mse), method, 1.0, torch.empty(0), tau)
+    learner.update(from_0_to_1(r, discount), 0)
+    log_pi, soft = terms
+    expected = r + 0.9 * tau * max(log_pi, clip) + discount * tau * soft
+    (q,) = [w.detach() for w in learner.online.parameters()]
+    torch.testing.assert_close(q[0], torch.stack([f64(expected).squeeze(), tau * NOW_ONLINE[0, 1]]))
+
+
+def test_munchausen_clips_where_tdqn_alone_goes_below() -> None:
+    assert -log(8) < -1.5 < -log(2)  # or the clip above would have tested nothing
+
+
+def test_without_alpha_and_almost_without_entropy_munchausen_is_the_variant_itself() -> None:
+    for variant in DEEP:
+        method = Munchausen(alpha=0.0, tau=1e-6, clip=-1.0)
+        learner = munchausen_learner(variant, Scalar(mse), method, 1.0, torch.empty(0), 1.0)
+        learner.update(from_0_to_1(0.5, 0.9), 0)
+        # the best of the next state's: online ln 3, target ln 2; of the online network's best, the target says 0
+        expected = {"vdqn": log(3), "tdqn": log(2), "ddqn": 0.0}[variant]
+        (q,) = [w.detach() for w in learner.online.parameters()]
+        torch.testing.assert_close(q[0, 0], f64(0.5 + 0.9 * expected).squeeze(), rtol=0, atol=1e-5)
+
+
+class Told(Quantile):
+    """Remembers the targets that it was told."""
+
+    def error(self, look_tm1: QuantileLook, a_tm1: Tensor, target: Tensor) -> Error:
+        self.target_seen = target
+        return super().error(look_tm1, a_tm1, target)
+
+
+@pytest.mark.parametrize(("variant", "terms"), MUNCHAUSEN.items())
+def test_munchausen_targets_of_quantiles_by_hand(variant, terms) -> None:
+    """Both actions' quantiles are mixed, each with its own: here 1 and 3 below and above Q, for either network."""
+    value = Told(QuantileConfig(quantiles=2), torch.device("cpu"))
+    spread = f64([-1.0, 1.0], [-3.0, 3.0])  # around the first action's Q, and the second's
+    learner = munchausen_learner(variant, value, Munchausen(alpha=0.9, tau=1.0, clip=-1.5), 1.0, spread, 1.0)
+    learner.update(from_0_to_1(0.5, 0.9), 0)
+    log_pi, soft = terms
+    first = {"vdqn": 1 / 4, "tdqn": 2 / 3, "ddqn": 1 / 4}[variant]  # probability of action 0
+    width = first * 1.0 + (1 - first) * 3.0
+    middle = 0.5 + 0.9 * max(log_pi, -1.5) + 0.9 * soft
+    torch.testing.assert_close(value.target_seen, f64([middle - 0.9 * width, middle + 0.9 * width]))

@@ -2,14 +2,25 @@ import pytest
 
 from dqn_cli.config import (
     AtariConfig,
+    CategoricalConfig,
     Config,
     EpsilonConfig,
     EpsilonSchedule,
+    FqfConfig,
     GymConfig,
+    ImpalaConfig,
+    ImplicitConfig,
     LrSchedule,
+    MinatarCnnConfig,
+    MinatarConfig,
     MlpConfig,
+    MunchausenConfig,
+    NoisyExplorationConfig,
     OnlineConfig,
+    PerEnvConfig,
+    PrioritizedConfig,
     QlearningConfig,
+    QuantileConfig,
     RunConfig,
     ScalarConfig,
     SgdConfig,
@@ -46,6 +57,14 @@ def tabular(**parts):
     return config(
         **{"network": TableConfig(), "variant": QlearningConfig(), "replay": OnlineConfig()} | parts,
     )
+
+
+def minatar(game, **parts):
+    return config(env=MinatarConfig(id=f"MinAtar/{game}"), **{"network": MinatarCnnConfig()} | parts)
+
+
+def munchausen(value, **settings):
+    return config(value=value, munchausen=MunchausenConfig(enabled=True, **settings))
 
 
 def test_what_fits_is_left_alone_in_silence():
@@ -170,6 +189,87 @@ def test_what_fits_is_left_alone_in_silence():
             (config(run={name: 1001}), (f"run.{name}",), f"run.{name}=1001 is never reached: run.total_steps=1000")
             for name in ("eval_every_steps", "checkpoint_every_steps", "log_every_steps")
         ),
+        (
+            config(value=CategoricalConfig(v_min=5, v_max=5)),
+            (),
+            r"value.v_min=5 is not below value.v_max=5; write a range",
+        ),
+        (config(value=CategoricalConfig(v_min=1, v_max=-0.5)), (), r"value.v_min=1 is not below value.v_max=-0.5"),
+        (config(value=CategoricalConfig(atoms=1)), (), r"value.atoms=1 is not in \[2, 1001\]"),
+        *(
+            (config(value=value), ("loss",), f"loss does nothing with value={value.name}, .*or write value=scalar")
+            for value in (CategoricalConfig(), QuantileConfig(), ImplicitConfig(), FqfConfig())
+        ),
+        (
+            config(network=TableConfig(), value=CategoricalConfig()),
+            ("network.initial_q",),
+            "network.initial_q does nothing with value=categorical, .*; remove it or write value=scalar",
+        ),
+        *(
+            (
+                config(network=TableConfig(), value=value),
+                (),
+                f"value={value.name} does not fit network=table: .*; write value=quantile, or network=mlp",
+            )
+            for value in (ImplicitConfig(), FqfConfig())
+        ),
+        *(
+            (
+                tabular(value=value),
+                (),
+                f"value={value.name} does not fit variant=qlearning.*; write value=scalar, or variant=vdqn",
+            )
+            for value in (CategoricalConfig(), QuantileConfig(), ImplicitConfig(), FqfConfig())
+        ),
+        *(
+            (
+                config(),
+                (f"munchausen.{key}",),
+                f"munchausen.{key} does nothing with munchausen.enabled=false; remove it or write munch",
+            )
+            for key in ("alpha", "tau", "clip")
+        ),
+        (
+            munchausen(CategoricalConfig()),
+            ("munchausen.enabled",),
+            "munchausen.enabled=true does not fit value=categorical: .*; write value=quantile, or munchausen.enabled=f",
+        ),
+        (munchausen(FqfConfig()), (), "munchausen.enabled=true is not defined for value=fqf; write value=implicit or"),
+        (munchausen(ScalarConfig(), clip=0.5), (), r"munchausen.clip=0.5 is not in \[-1000000, 0\]"),
+        (munchausen(ScalarConfig(), tau=0), (), r"munchausen.tau=0 is not in \(0, 1000\]"),
+        (
+            config(),
+            ("network.noisy_sigma",),
+            "network.noisy_sigma does nothing with network.noisy=false; remove it or write network.noisy=true",
+        ),
+        (
+            minatar("Asterix", network=MinatarCnnConfig(spectral_norm=True)),
+            ("network.spectral_norm",),
+            "network.spectral_norm does nothing with network=minatar_cnn, which has one convolution .*write another ne",
+        ),
+        (
+            config(exploration=NoisyExplorationConfig()),
+            (),
+            "exploration=noisy needs a noisy network, network=mlp is none; write exploration=epsilon, or network.noisy",
+        ),
+        (
+            config(network=TableConfig(), exploration=NoisyExplorationConfig()),
+            (),
+            "exploration=noisy needs a noisy network, network=table is none; write exploration=epsilon$",
+        ),
+        (
+            config(exploration=PerEnvConfig()),
+            (),
+            "exploration=per_env needs several environments, num_envs=1; write num_envs=8 or exploration=epsilon",
+        ),
+        *(
+            (
+                minatar(game),
+                ("env.ramping",),
+                f"env.ramping does nothing with env.id=MinAtar/{game}, which never becomes harder; remove it or write",
+            )
+            for game in ("Breakout", "Freeway")
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(made, typed_keys, message):
@@ -186,10 +286,46 @@ def test_what_cannot_be_meant_is_refused(made, typed_keys, message):
         config(run={"eval_every_steps": 5000, "checkpoint_every_steps": None}),
         config(variant=VdqnConfig()),
         config(device="cuda:1", threads="2"),
+        config(value=QuantileConfig(), loss="mse"),
+        config(network=TableConfig(initial_q=1.0), value=CategoricalConfig()),
+        config(network=TableConfig(), value=QuantileConfig()),
+        config(munchausen=MunchausenConfig(alpha=0.5, tau=0.1, clip=-2.0)),
+        config(network=MlpConfig(noisy_sigma=0.1)),
+        minatar("Breakout", network=MinatarCnnConfig(spectral_norm=True)),
     ],
 )
 def test_a_familys_value_that_does_not_apply_is_left_out_in_silence(made):
     assert settle(made, ()) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "typed_keys"),
+    [
+        (config(), ("loss",)),
+        (config(value=CategoricalConfig(v_min=-1, v_max=0)), ("value.v_min", "value.v_max")),
+        *((munchausen(value), ("munchausen.tau",)) for value in (ScalarConfig(), QuantileConfig(), ImplicitConfig())),
+        (config(network=MlpConfig(noisy=True)), ("network.noisy_sigma",)),
+        (config(network=MlpConfig(noisy=True), exploration=NoisyExplorationConfig()), ()),
+        (config(exploration=PerEnvConfig(), num_envs=2), ()),
+        (minatar("Asterix", network=ImpalaConfig(spectral_norm=True)), ("network.spectral_norm", "env.ramping")),
+        (config(network=TableConfig(), value=QuantileConfig()), ("network.initial_q",)),
+    ],
+)
+def test_what_was_typed_where_it_means_something_is_accepted(made, typed_keys):
+    assert settle(made, typed_keys) == []
+
+
+def test_the_schedule_of_beta_is_clipped_to_a_short_run_unless_typed():
+    made = config(replay=PrioritizedConfig(capacity=500, beta_over_steps=1001))
+    assert settle(made, ()) == ["replay.beta_over_steps=1000 instead of 1001: the run has only 1000 steps"]
+    assert made.replay.beta_over_steps == 1000
+    typed = config(replay=PrioritizedConfig(capacity=500, beta_over_steps=1001))
+    assert settle(typed, ("replay.beta_over_steps",)) == []
+    assert typed.replay.beta_over_steps == 1001
+    for kept in (None, 1, 1000):
+        whole = config(replay=PrioritizedConfig(capacity=500, beta_over_steps=kept))
+        assert settle(whole, ()) == []
+        assert whole.replay.beta_over_steps == kept
 
 
 def test_what_a_family_brought_is_clipped_to_a_short_run():

@@ -74,7 +74,7 @@ def left_by(config: Config, folder: Path) -> dict[str, Any]:
     left = {name: np.ascontiguousarray(array).tobytes() for name, array in arrays.items()}
     return {
         **left,
-        "streams": str({name: seeding.state_of(stream) for name, stream in run.streams.items()}),
+        "streams": str({name: build.position(stream) for name, stream in run.streams.items()}),
         "episodes": (folder / "episodes.csv").read_bytes(),
         "final": run.watcher.last,
     }

@@ -21,17 +21,32 @@ from dqn_cli.cli.plan import settled
 from dqn_cli.cli.plan_report import key_steps
 from dqn_cli.config import (
     AdamConfig,
+    BoltzmannConfig,
+    CategoricalConfig,
     CnnConfig,
     Config,
     DdqnConfig,
     EpsilonConfig,
+    ExplorationConfig,
+    FqfConfig,
     GymConfig,
+    ImpalaConfig,
+    ImplicitConfig,
+    MinatarCnnConfig,
+    MinatarConfig,
     MlpConfig,
+    MunchausenConfig,
     NatureCnnConfig,
+    NetworkConfig,
     NipsCnnConfig,
+    NoisyExplorationConfig,
     OnlineConfig,
     OptimizerConfig,
+    PerEnvConfig,
+    PrioritizedConfig,
     QlearningConfig,
+    QuantileConfig,
+    ReplayConfig,
     RmspropConfig,
     RmspropNatureConfig,
     RunConfig,
@@ -41,6 +56,8 @@ from dqn_cli.config import (
     TargetUnit,
     TdqnConfig,
     UniformConfig,
+    ValueConfig,
+    VariantConfig,
     VdqnConfig,
 )
 from dqn_cli.envs.lanes import describe
@@ -48,11 +65,29 @@ from dqn_cli.errors import ConfigError
 from dqn_cli.networks.make import make_network
 from dqn_cli.networks.shapes import parameter_shapes
 from dqn_cli.settle import settle
-from dqn_cli.training import probe
+from dqn_cli.training import diagnostics, probe
 from dqn_cli.training.forecast import Forecast, forecast
-from dqn_cli.training.plan import Counters, make_exploration, make_lr
+from dqn_cli.training.plan import Counters, make_exploration, make_schedules
 from dqn_cli.training.probe import Block, Stopwatch, seconds_per_step, seconds_per_update, shortened
 from dqn_cli.types import ObsSpec, StepResult
+
+FROZEN_LAKE = GymConfig(id="FrozenLake-v1", time_limit_steps=20)
+
+
+def base(**parts: Any) -> Config:
+    """A run on a small lake."""
+    defaults: dict[str, Any] = {
+        "env": FROZEN_LAKE,
+        "network": MlpConfig(hidden=[3]),
+        "variant": DdqnConfig(target_every=20),
+        "value": ScalarConfig(),
+        "replay": UniformConfig(capacity=100, batch_size=4),
+        "exploration": EpsilonConfig(over_steps=50),
+        "optimizer": SgdConfig(lr=0.1),
+        "run": RunConfig(total_steps=60, learning_starts_steps=5, eval_every_steps=None, eval_episodes=1),
+        "logger": configs.Logger.csv,
+    }
+    return Config(**{**defaults, **parts})
 
 
 def draw(rng: random.Random) -> Config:
@@ -68,14 +103,11 @@ def draw(rng: random.Random) -> Config:
 
 def anything(rng: random.Random) -> Config:
     pick = rng.choice
-    tabular = rng.random() < 0.3
-    n_step = pick([1, 1, 2, 5])
-    target = {"target_every": pick([1, 3, 7, 20]), "target_unit": pick([*TargetUnit])}
-    variants = [VdqnConfig(), TdqnConfig(**target), DdqnConfig(**target, tau=0.5)]
+    kind = rng.choices(["table", "mlp", "pictures"], [3, 5, 2])[0]
     run = RunConfig(
-        total_steps=rng.randint(60, 240),
+        total_steps=rng.randint(60, 180) if kind != "pictures" else rng.randint(40, 80),
         learning_starts_steps=pick([0, 1, 10, 33]),
-        update_every_steps=pick([1, 2, 3, 7, 16]),
+        update_every_steps=pick([1, 2, 3, 7, 16]) if kind != "pictures" else pick([4, 7, 16]),
         updates_per_round=pick([1, 2, 5]),
         eval_every_steps=pick([None, 5, 40, 61]),
         eval_episodes=1,
@@ -83,24 +115,90 @@ def anything(rng: random.Random) -> Config:
         checkpoint_every_steps=pick([None, 5, 50, 77]),
         keep_checkpoints=1000,
     )
-    return Config(
-        env=GymConfig(id="FrozenLake-v1", time_limit_steps=20),
-        network=TableConfig() if tabular else MlpConfig(hidden=[3]),
-        variant=QlearningConfig() if tabular and rng.random() < 0.7 else pick(variants),
-        value=ScalarConfig(),
-        replay=OnlineConfig(n_step=n_step)
-        if tabular
-        else UniformConfig(capacity=rng.randint(8, 300), batch_size=4, n_step=n_step),
-        exploration=EpsilonConfig(
-            schedule=pick([*configs.EpsilonSchedule]),
-            over_steps=rng.randint(1, 300),
-            delay_steps=pick([0, 0, 20]),
-        ),
-        optimizer=SgdConfig(lr=0.1, lr_schedule=pick([*configs.LrSchedule]), lr_end=0.01),
+    config = base(
+        env=FROZEN_LAKE if kind != "pictures" else any_minatar(rng),
+        network=any_network(rng, kind),
+        variant=any_variant(rng, kind),
+        value=pick(VALUES),
+        replay=any_replay(rng, kind),
+        exploration=any_exploration(rng),
+        optimizer=any_optimizer(rng),
+        munchausen=MunchausenConfig(enabled=rng.random() < 0.3),
         run=run,
-        logger=configs.Logger.csv,
         num_envs=pick([1, 1, 2, 3, 8]),
         seed=rng.randrange(10**6),
+    )
+    if isinstance(config.variant, QlearningConfig):
+        config.value = ScalarConfig()
+    return config
+
+
+VALUES: list[ValueConfig] = [
+    ScalarConfig(),
+    CategoricalConfig(atoms=5, v_min=0, v_max=1),
+    QuantileConfig(quantiles=3),
+    ImplicitConfig(quantiles=4, target_quantiles=3, acting_quantiles=2, embedding=5),
+    FqfConfig(quantiles=3, embedding=5),
+]
+
+
+def any_minatar(rng: random.Random) -> MinatarConfig:
+    game = rng.choice(["MinAtar/Breakout", "MinAtar/Freeway", "MinAtar/Asterix"])
+    full, stack = rng.random() < 0.5, rng.choice([1, 1, 2])
+    return MinatarConfig(id=game, time_limit_steps=15, full_actions=full, frame_stack=stack)
+
+
+def any_network(rng: random.Random, kind: str) -> NetworkConfig:
+    if kind == "table":
+        return TableConfig()
+    switches: dict[str, Any] = {
+        "head": rng.choice([*configs.Head]),
+        "noisy": rng.random() < 0.4,
+        "layer_norm": rng.random() < 0.3,
+    }
+    if kind == "mlp":
+        return MlpConfig(hidden=rng.choice([[], [3], [4, 3]]), **switches)
+    if rng.random() < 0.5:
+        return MinatarCnnConfig(**switches, padding=rng.choice([*configs.Padding]))
+    pool, spectral = rng.choice([None, 1, 2]), rng.random() < 0.7
+    return ImpalaConfig(**switches, units=rng.choice([4, 9]), pool=pool, spectral_norm=spectral)
+
+
+def any_variant(rng: random.Random, kind: str) -> VariantConfig:
+    if kind == "table" and rng.random() < 0.5:
+        return QlearningConfig()
+    target = {"target_every": rng.choice([1, 3, 7, 20]), "target_unit": rng.choice([*TargetUnit])}
+    variants = [VdqnConfig(), TdqnConfig(**target, act_with=rng.choice([*configs.ActWith]))]
+    return rng.choice([*variants, DdqnConfig(**target, tau=0.5)])
+
+
+def any_replay(rng: random.Random, kind: str) -> ReplayConfig:
+    n_step = rng.choice([1, 1, 2, 5])
+    if rng.random() < {"table": 0.8, "mlp": 0.15, "pictures": 0}[kind]:
+        return OnlineConfig(n_step=n_step)
+    sizes: dict[str, Any] = {"capacity": rng.randint(8, 300), "batch_size": 4, "n_step": n_step}
+    if rng.random() < 0.5:
+        return UniformConfig(**sizes)
+    return PrioritizedConfig(**sizes, alpha=rng.choice([0, 0.5]), beta_over_steps=rng.choice([None, 1, 50, 9999]))
+
+
+def any_exploration(rng: random.Random) -> ExplorationConfig:
+    schedule, over, delay = rng.choice([*configs.EpsilonSchedule]), rng.randint(1, 300), rng.choice([0, 0, 20])
+    by_epsilon = EpsilonConfig(schedule=schedule, over_steps=over, delay_steps=delay)
+    others = [NoisyExplorationConfig(), BoltzmannConfig(temperature=0.3), PerEnvConfig(epsilon=0.5, alpha=3)]
+    return rng.choice([by_epsilon, by_epsilon, *others])
+
+
+def any_optimizer(rng: random.Random) -> OptimizerConfig:
+    lr = {"lr": 1e-3, "lr_schedule": rng.choice([*configs.LrSchedule]), "lr_end": 1e-4}
+    momentum = rng.choice([0.0, 0.9])
+    return rng.choice(
+        [
+            AdamConfig(**lr),
+            RmspropConfig(**lr, momentum=momentum, centered=rng.random() < 0.5),
+            RmspropNatureConfig(**lr),
+            SgdConfig(**lr, momentum=momentum),
+        ]
     )
 
 
@@ -118,6 +216,9 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+SCHEDULED = ["epsilon", "temperature", "lr", "beta"]
+
+
 def check_counters(config: Config, totals: Forecast, run: build.Run, folder: Path) -> None:
     """What was forecast is what the run, which logged every step, has counted."""
     counted, rows = run.trainer.counters, rows_of(folder)
@@ -131,29 +232,64 @@ def check_counters(config: Config, totals: Forecast, run: build.Run, folder: Pat
     assert sum(row["eval_return_mean"] != "" for row in rows) == totals.evaluations
     assert len([*folder.glob("checkpoints/step-*")]) == totals.checkpoints
     assert run.memory.nbytes == totals.replay_bytes
-    epsilon, lr = make_exploration(config.exploration), make_lr(config.optimizer, config.run.total_steps)
-    logged = {int(row["steps"]): (float(row["epsilon"]), float(row["lr"])) for row in rows}
-    assert logged == {step: (epsilon(step), lr(step)) for step in logged}
+    scheduled = make_schedules(config)
+    logged = {int(row["steps"]): {name: row[name] for name in SCHEDULED if row[name] != ""} for row in rows}
+    assert logged == {step: {name: str(at(step)) for name, at in scheduled.items()} for step in logged}
     assert len(logged) == totals.steps // config.num_envs
     assert {step for step in key_steps(config, totals.steps) if step % config.num_envs == 0} <= {0, *logged}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.fixture
+def _few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row at every step is a look at every step, which may be a short one."""
+    monkeypatch.setattr(diagnostics, "TRANSITIONS", 3)
+
+
+RANDOM = range(40)
+
+
+@pytest.mark.usefixtures("_few_looks")
+@pytest.mark.parametrize("seed", RANDOM)
 def test_a_forecast_is_what_a_run_counts(seed: int, tmp_path: Path) -> None:
     config = draw(random.Random(seed))
     totals = forecast(config, describe(config.env))
     run = ran(config, tmp_path / "run")
     check_counters(config, totals, run, tmp_path / "run")
+    check_bytes(run, totals)
 
 
 def test_the_random_configurations_are_of_every_kind() -> None:
-    drawn = [draw(random.Random(seed)) for seed in range(40)]
+    drawn = [draw(random.Random(seed)) for seed in RANDOM]
     totals = [forecast(config, describe(config.env)) for config in drawn]
-    assert {config.variant.name for config in drawn} == {"vdqn", "tdqn", "ddqn", "qlearning"}
+    for group in ("variant", "value", "replay", "exploration", "optimizer"):
+        assert {getattr(config, group).name for config in drawn} == configs.CHOICES[group].keys()
+    assert {config.network.name for config in drawn} == {"table", "mlp", "minatar_cnn", "impala"}
+    for name in ("head", "noisy", "layer_norm", "spectral_norm"):
+        assert len({getattr(config.network, name) for config in drawn if hasattr(config.network, name)}) == 2, name
+    assert {config.munchausen.enabled for config in drawn} == {True, False}
+    assert {getattr(config.optimizer, "momentum", 0) > 0 for config in drawn} == {True, False}
     assert {getattr(config.variant, "target_unit", None) for config in drawn} == {None, *TargetUnit}
     assert {config.num_envs for config in drawn} == {1, 2, 3, 8}
     assert {total.exact for total in totals} == {True, False}
     assert sum((total.target_syncs or 0) > 0 for total in totals) > 10
+
+
+def test_schedules_by_hand() -> None:
+    """What the plan shows and the run logs comes from one place; here it is worked out."""
+    run = RunConfig(total_steps=200)
+    ramp = {"beta_begin": 0.4, "beta_end": 0.8}
+    for over, half in ((None, 100), (40, 20)):
+        config = base(run=run, replay=PrioritizedConfig(**ramp, beta_over_steps=over))
+        beta = make_schedules(config)["beta"]
+        assert [beta(step) for step in (0, half, 2 * half, 10**6)] == pytest.approx([0.4, 0.6, 0.8, 0.8])
+    assert "beta" not in make_schedules(base())
+    warm = make_schedules(base(exploration=BoltzmannConfig(temperature=0.3)))
+    assert "epsilon" not in warm
+    assert warm["temperature"](7) == 0.3
+    assert make_schedules(base(exploration=NoisyExplorationConfig()))["epsilon"](7) == 0
+    # of three environments, with alpha 2: powers 1, 2 and 3 of a half, on average 7/8 / 3
+    ladder = make_schedules(base(exploration=PerEnvConfig(epsilon=0.5, alpha=2), num_envs=3))
+    assert ladder["epsilon"](7) == pytest.approx(7 / 24)
 
 
 PRESETS = {
@@ -199,6 +335,7 @@ OPTIMIZERS: list[OptimizerConfig] = [
     AdamConfig(),
     RmspropConfig(),
     RmspropConfig(centered=True),
+    RmspropConfig(centered=True, momentum=0.9),
     RmspropNatureConfig(),
     SgdConfig(),
     SgdConfig(momentum=0.9),
@@ -208,16 +345,7 @@ OPTIMIZERS: list[OptimizerConfig] = [
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 @pytest.mark.parametrize("variant", [VdqnConfig(), DdqnConfig(target_every=20)], ids=lambda variant: variant.name)
 def test_the_bytes_of_checkpoints(optimizer: OptimizerConfig, variant: Any, tmp_path: Path) -> None:
-    rng = random.Random(0)
-    config = dataclasses.replace(
-        anything(rng),
-        network=MlpConfig(hidden=[5, 6]),
-        variant=variant,
-        value=ScalarConfig(),
-        replay=UniformConfig(capacity=100, batch_size=4),
-        optimizer=optimizer,
-        run=RunConfig(total_steps=60, learning_starts_steps=5, eval_every_steps=None, eval_episodes=1),
-    )
+    config = base(network=MlpConfig(hidden=[5, 6]), variant=variant, optimizer=optimizer)
     settle(config, ())
     check_bytes(ran(config, tmp_path / "run"), forecast(config, describe(config.env)))
 
@@ -307,9 +435,7 @@ def test_the_first_block_and_outliers_do_not_count() -> None:
 
 
 def test_what_is_probed_is_the_run_in_little() -> None:
-    config = dataclasses.replace(
-        anything(random.Random(1)),
-        value=ScalarConfig(),
+    config = base(
         replay=UniformConfig(capacity=10**6, batch_size=32),
         exploration=EpsilonConfig(begin=1.0, end=0.0, over_steps=1000),
         run=RunConfig(total_steps=2000, update_every_steps=10_000, updates_per_round=4),
@@ -327,11 +453,9 @@ def test_a_probe_times_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(probe, "SECONDS", {False: 0.05, True: 0.1})
     monkeypatch.setattr(probe, "BLOCK_SECONDS", 0.02)
-    config = dataclasses.replace(
-        anything(random.Random(1)),
+    config = base(
         network=MlpConfig(hidden=[64]),
         variant=DdqnConfig(),
-        value=ScalarConfig(),
         replay=UniformConfig(capacity=1000),
         run=RunConfig(total_steps=10**6),
     )
@@ -348,6 +472,6 @@ def test_a_probe_times_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_probe_refuses_what_only_torch_knows() -> None:
-    config = dataclasses.replace(anything(random.Random(1)), threads="4096")
+    config = base(threads="4096")
     with pytest.raises(ConfigError, match=r"threads=4096 is not possible here"):
         build.probe(config)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,27 @@ from dqn_cli.agent.actor import Actor
 from dqn_cli.config import (
     AdamConfig,
     AtariConfig,
+    BoltzmannConfig,
+    CategoricalConfig,
     Config,
     DdqnConfig,
     EpsilonConfig,
     EvalConfig,
+    FqfConfig,
     GymConfig,
+    ImpalaConfig,
+    ImplicitConfig,
     LifeLoss,
+    MinatarCnnConfig,
+    MinatarConfig,
     MlpConfig,
+    MunchausenConfig,
     NatureCnnConfig,
     NipsCnnConfig,
+    NoisyExplorationConfig,
     OnlineConfig,
+    PerEnvConfig,
+    PrioritizedConfig,
     QlearningConfig,
     RmspropConfig,
     RmspropNatureConfig,
@@ -50,6 +62,7 @@ from dqn_cli.seeding import Purpose
 from dqn_cli.training import checkpoint as checkpoints
 from dqn_cli.training import plan as plans
 from dqn_cli.training.evaluator import EvalResult, play
+from dqn_cli.validate import PLAIN_SECTIONS
 
 
 def small(**changes: Any) -> Config:
@@ -102,15 +115,57 @@ def fingerprint(config: Config, folder: Path) -> dict[str, bytes]:
         found = {f"model.{name}": tensor.numpy().tobytes() for name, tensor in run.learner.model_state().items()}
         found |= {f"optimizer.{name}": t.numpy().tobytes() for name, t in run.learner.optimizer_state().items()}
         found |= {f"replay.{name}": array.tobytes() for name, array in run.memory.state_dict().items()}
-        found |= {f"stream.{name}": repr(s.bit_generator.state).encode() for name, s in run.streams.items()}
+        found |= {f"stream.{name}": repr(build.position(s)).encode() for name, s in run.streams.items()}
     found |= {path.name: path.read_bytes() for path in (folder / "metrics.csv", folder / "episodes.csv")}
-    for path in sorted((folder / "checkpoints").rglob("*.safetensors")):
-        found[str(path.relative_to(folder))] = path.read_bytes()
+    for path in sorted((folder / "checkpoints").rglob("*")):
+        if path.name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+            found[str(path.relative_to(folder))] = path.read_bytes()
     return found
+
+
+def brief(**changes: Any) -> Config:
+    """A shorter run, of what takes longer."""
+    run = RunConfig(
+        total_steps=120,
+        learning_starts_steps=20,
+        update_every_steps=4,
+        eval_every_steps=50,
+        eval_episodes=2,
+        log_every_steps=30,
+        checkpoint_every_steps=50,
+    )
+    return small(**{"run": run, **changes})
+
+
+# every part of Rainbow (Hessel et al. 2018), and M-IQN (Vieillard et al. 2020), in little
+RAINBOW = brief(
+    network=MlpConfig(hidden=[16, 8], head=configs.Head.dueling, noisy=True),
+    value=CategoricalConfig(atoms=11, v_min=0, v_max=50),
+    replay=PrioritizedConfig(capacity=300, batch_size=8, n_step=3, beta_over_steps=90),
+    exploration=NoisyExplorationConfig(),
+    optimizer=AdamConfig(max_grad_norm=10.0),
+    num_envs=2,
+)
+M_IQN = brief(
+    variant=TdqnConfig(target_every=20),
+    value=ImplicitConfig(quantiles=6, target_quantiles=5, acting_quantiles=4, embedding=8),
+    munchausen=MunchausenConfig(enabled=True),
+)
+CELLS = MinatarConfig(id="MinAtar/Breakout", time_limit_steps=60)
 
 
 VARIETY = {
     "ddqn": small(),
+    "rainbow": RAINBOW,
+    "m-iqn": M_IQN,
+    "fqf, impala with spectral and layer norms, boltzmann": brief(
+        env=CELLS,
+        network=ImpalaConfig(units=8, pool=2, spectral_norm=True, layer_norm=True),
+        value=FqfConfig(quantiles=4, embedding=8, fraction_lr=1e-4),
+        exploration=BoltzmannConfig(temperature=0.1),
+        optimizer=RmspropConfig(momentum=0.9),
+        threads="1",
+    ),
     "vdqn": small(variant=VdqnConfig(), loss=configs.Loss.mse, optimizer=RmspropNatureConfig(lr=1e-3)),
     "three lanes, three steps": small(num_envs=3, replay=UniformConfig(capacity=300, batch_size=8, n_step=3)),
     "polyak, episodes, acting target": small(
@@ -159,11 +214,10 @@ class Overlapped(GymLanes):
         return self._step_result
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("config", [small(), small(num_envs=3), RAINBOW], ids=["1 env", "3 envs", "rainbow"])
 def test_learning_while_the_environments_step_changes_no_bit(
-    num_envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small(num_envs=num_envs)
     sequential = fingerprint(config, tmp_path / "sequential")
     made: list[Overlapped] = []
 
@@ -197,26 +251,39 @@ def recording_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[tuple[str, 
     yield reads
 
 
+PONG = AtariConfig(id="ALE/Pong-v5")
+LINEAR = configs.LrSchedule.linear
+# beside VARIETY: runs in which all that a choice can say has something to say it to
+KNOBS = [
+    small(optimizer=RmspropConfig(lr_schedule=LINEAR)),
+    small(exploration=EpsilonConfig(schedule=configs.EpsilonSchedule.exponential)),
+    small(optimizer=RmspropNatureConfig(lr_schedule=LINEAR)),
+    small(optimizer=SgdConfig(lr_schedule=LINEAR)),
+    small(optimizer=AdamConfig(lr_schedule=LINEAR)),
+    small(exploration=PerEnvConfig(), num_envs=2),
+    small(munchausen=MunchausenConfig(enabled=True), value=ScalarConfig()),
+    small(network=MlpConfig(hidden=[8], noisy=True)),
+    small(env=PONG, network=NatureCnnConfig(noisy=True), threads="1"),
+    small(env=PONG, network=NipsCnnConfig(noisy=True), threads="1"),
+    small(env=CELLS, network=MinatarCnnConfig(noisy=True)),
+    small(env=CELLS, network=ImpalaConfig(noisy=True), threads="1"),
+    *(brief(value=cls()) for cls in configs.CHOICES["value"].values()),
+]
+
+
 def test_every_knob_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [
-        *VARIETY.values(),
-        small(optimizer=RmspropConfig(lr_schedule=configs.LrSchedule.linear)),
-        small(exploration=EpsilonConfig(schedule=configs.EpsilonSchedule.exponential)),
-        small(optimizer=RmspropNatureConfig(lr_schedule=configs.LrSchedule.linear)),
-        small(optimizer=SgdConfig(lr_schedule=configs.LrSchedule.linear)),
-        small(optimizer=AdamConfig(lr_schedule=configs.LrSchedule.linear)),
-        small(env=AtariConfig(id="ALE/Pong-v5"), network=NatureCnnConfig(), threads="1"),
-    ]
     with recording_reads(monkeypatch) as reads:
-        for number, config in enumerate(runs):
+        for number, config in enumerate([*VARIETY.values(), *KNOBS]):
             folder = tmp_path / str(number)
             folder.mkdir()
             with ExitStack() as stack:
-                build.assemble(config, folder, stack)
-    chosen = {cls for group in configs.CHOICES.values() for cls in group.values()} | {Config, RunConfig}
+                run = build.assemble(config, folder, stack)
+                if not isinstance(config.value, ScalarConfig) and config in KNOBS:
+                    run.trainer.run()  # how many quantiles to draw is only read when they are drawn
+    chosen = {cls for group in configs.CHOICES.values() for cls in group.values()}
     missed = {
         f"{cls.__name__}.{f.name}"
-        for cls in chosen
+        for cls in chosen | {Config, *PLAIN_SECTIONS.values()}
         for f in dataclasses.fields(cls)
         if (cls.__name__, f.name) not in reads and (f.name != "name" or cls in configs.CHOICES["variant"].values())
     }
@@ -363,13 +430,32 @@ def test_the_learner_follows_the_schedule_of_its_learning_rate(tmp_path: Path) -
         run = build.assemble(config, tmp_path, stack)
         run.trainer.run()
     # the last update comes with the decision 399, in flight after 398
-    assert run.learner._optimizer.param_groups[0]["lr"] == pytest.approx(0.4 * 2 / 400)
+    assert run.learner._descent.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.4 * 2 / 400)
 
 
 def test_every_stream_is_its_own(tmp_path: Path) -> None:
     with ExitStack() as stack:
         streams = build.assemble(small(), tmp_path, stack).streams.values()
-        assert len({repr(stream.bit_generator.state) for stream in streams}) == len(streams) == 2
+        assert len({repr(build.position(stream)) for stream in streams}) == len(streams) == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "draws"),
+    [(brief(), {"exploration", "replay"}), (RAINBOW, {"exploration", "replay", "update", "acting"})],
+    ids=["dqn", "rainbow"],
+)
+def test_a_checkpoint_knows_where_every_stream_stands(config: Config, draws: set[str], tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        run = build.assemble(config, tmp_path, stack)
+        positions = [{name: build.position(stream) for name, stream in run.streams.items()}]
+        run.trainer.run()
+        run.watcher.finish(run.trainer.result)
+        ended = {name: build.position(stream) for name, stream in run.streams.items()}
+    saved = [checkpoints.read(checkpoints.find(tmp_path, step)).state for step in ("50", "100", "final")]
+    positions += [state["streams"] for state in saved]
+    assert positions[-1] == ended
+    for before, after in pairwise(positions):
+        assert {name for name in ended if after[name] != before[name]} == draws
 
 
 def test_the_weights_handed_on_are_those_that_acted(tmp_path: Path) -> None:
@@ -481,5 +567,5 @@ def test_state_of_a_checkpoint(tmp_path: Path) -> None:
         "episodes": state["counters"]["episodes"],
         "target_syncs": 20,
     }
-    assert set(state["streams"]) == {"exploration", "replay"}
+    assert set(state["streams"]) == {"exploration", "replay", "update", "acting"}
     json.dumps(state)
