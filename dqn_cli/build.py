@@ -24,6 +24,7 @@ from dqn_cli.algorithm.rules import RULES
 from dqn_cli.algorithm.values import Value, make_value
 from dqn_cli.config import (
     BoltzmannConfig,
+    CategoricalConfig,
     Config,
     EvalConfig,
     ExplorationConfig,
@@ -162,11 +163,19 @@ def make_saving(config: Config, run_dir: Path, learner: Learner, streams: Mappin
     )
 
 
-def load_initial(path: str, learner: Learner) -> None:
-    """Begin with the weights that acted in another run; a target network begins as their copy."""
+def load_initial(path: str, config: Config, learner: Learner) -> None:
+    """Begin with the weights that acted in another run; a target network begins as their copy.
+
+    Raises `CheckpointError` where they are of another network, or mean something else, such as logits or quantiles.
+    """
     source = checkpoints.read(checkpoints.find(Path(path), "best"), optimizer=False)
     try:
-        acting = acting_network(typed(source.config)) + "."
+        had = typed(source.config)
+        if type(had.value) is not type(config.value):
+            raise ConfigError(f"it has value={had.value.name}, this run value={config.value.name}")
+        if isinstance(config.value, CategoricalConfig) and had.value != config.value:
+            raise ConfigError("its value.atoms, v_min or v_max are others")
+        acting = acting_network(had) + "."
         learner.load_online({k.removeprefix(acting): w for k, w in source.model.items() if k.startswith(acting)})
     except (ConfigError, ValueError) as error:
         raise CheckpointError(f"init_from={path} is not of the network configured: {error}") from error
@@ -214,7 +223,7 @@ def make_parts(config: Config, stack: ExitStack) -> Parts:
     )
     learner = make_learner(config, spec, num_actions, updates)
     if config.init_from is not None:
-        load_initial(config.init_from, learner)
+        load_initial(config.init_from, config, learner)
     value = make_value(config.value, LOSSES[config.loss], device)
     actor = Actor(
         Policy(learner.network(acting_network(config)), value, acts, noisy=True),

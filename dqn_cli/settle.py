@@ -20,15 +20,18 @@ from dqn_cli.config import (
     EpsilonConfig,
     EpsilonSchedule,
     FqfConfig,
+    ImageConfig,
     ImplicitConfig,
     LayeredConfig,
     LrSchedule,
     MinatarConfig,
+    MlpConfig,
     NoisyExplorationConfig,
     OnlineConfig,
     PerEnvConfig,
     PrioritizedConfig,
     QlearningConfig,
+    QuantileConfig,
     ScalarConfig,
     TableConfig,
     TargetUnit,
@@ -156,7 +159,7 @@ def _munchausen(config: Config, typed_keys: Typed) -> None:
             f"munchausen.enabled=true does not fit value={name}: its bootstrap is a mixture over all actions, shifted "
             "for each, which fixed atoms cannot hold; write value=quantile, or munchausen.enabled=false"
         )
-    elif isinstance(config.value, FqfConfig):
+    elif not isinstance(config.value, (ScalarConfig, QuantileConfig, ImplicitConfig)):
         raise ConfigError(
             f"munchausen.enabled=true is not defined for value={name}; write value=implicit or munchausen.enabled=false"
         )
@@ -166,9 +169,17 @@ def _layers(config: Config, typed_keys: Typed) -> None:
     network = config.network
     if isinstance(network, LayeredConfig) and not network.noisy:
         _dead(["network.noisy_sigma"], typed_keys, "network.noisy=false", "write network.noisy=true")
-    if isinstance(network, CnnConfig) and len(network.convolutions) == 1:
+    if isinstance(network, MlpConfig) and not network.hidden:
+        dead, because = ["network.layer_norm", "network.activation"], "network.hidden=[]: there is no hidden layer"
+        _dead(dead, typed_keys, because, "write network.hidden=[64]")
+    if isinstance(network, ImageConfig) and not has_normed_convolutions(network):
         because = f"network={network.name}, which has one convolution and spares the first"
         _dead(["network.spectral_norm"], typed_keys, because, "write another network")
+
+
+def has_normed_convolutions(network: ImageConfig) -> bool:
+    """Whether `network.spectral_norm` could do anything: it spares the first convolution."""
+    return not isinstance(network, CnnConfig) or len(network.convolutions) > 1
 
 
 def _exploration(config: Config) -> None:

@@ -41,11 +41,12 @@ class Actor:
         return self._explorer.choose(level, coin, choice, self._values)
 
     def values(self) -> NDArray[np.float32]:
-        """Q-values [E, A] of the observations that `act` was last asked about, which it must have been."""
-        q: NDArray[np.float32] = self._values().cpu().numpy()
+        """Q-values [E, A] of the observations that `act` was last asked about. Asking changes no later action."""
+        if self._q is None:
+            self._q = self.policy.aside(self.obs)
+        q: NDArray[np.float32] = self._q.cpu().numpy()
         return q
 
     def _values(self) -> Tensor:
-        if self._q is None:
-            self._q = self.policy.q(self.obs)
+        self._q = self.policy.q(self.obs)
         return self._q

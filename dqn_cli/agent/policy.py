@@ -37,3 +37,11 @@ class Policy:
         """Q-values [E, A] of obs [E, *obs_shape]."""
         with torch.inference_mode():
             return self.look(obs).q
+
+    def aside(self, obs: NDArray[Any]) -> Tensor:
+        """The same for somebody who only looks on: the randomness of later actions is not touched."""
+        state = self._rng.get_state()
+        try:
+            return self.q(obs)
+        finally:
+            self._rng.set_state(state)

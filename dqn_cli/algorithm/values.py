@@ -131,7 +131,7 @@ class Quantile:
     """QR-DQN: the return's quantiles at N fixed fractions, the midpoints (2 i + 1) / 2 N (Dabney et al. 2018a).
 
     Priority: the mean size of all N x N TD errors, for every representation by quantiles; in units of return, like a
-    scalar's TD error. Published agents take their sum over one axis instead (Clark et al. 2024, Beyond the Rainbow),
+    scalar's TD error. Published agents take their sum over one axis instead (Clark et al. 2025, Beyond the Rainbow),
     N times as much, a factor that proportional sampling does not see.
     """
 

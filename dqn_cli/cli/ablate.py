@@ -24,7 +24,7 @@ from dqn_cli.config import (
     ScalarConfig,
 )
 from dqn_cli.errors import ConfigError
-from dqn_cli.settle import settle
+from dqn_cli.settle import has_normed_convolutions, settle
 
 KEY, EACH, ADD = "ablate", "each", "add"
 NOTHING = "nothing"  # the file of conf/without that leaves everything as it is
@@ -38,7 +38,9 @@ PARTS: dict[str, Callable[[Config], bool]] = {
     "prioritized": lambda c: isinstance(c.replay, PrioritizedConfig),
     "distributional": lambda c: not isinstance(c.value, ScalarConfig),
     "munchausen": lambda c: c.munchausen.enabled,
-    "spectral_norm": lambda c: isinstance(c.network, ImageConfig) and c.network.spectral_norm,
+    "spectral_norm": lambda c: (
+        isinstance(c.network, ImageConfig) and c.network.spectral_norm and has_normed_convolutions(c.network)
+    ),
     "layer_norm": lambda c: isinstance(c.network, LayeredConfig) and c.network.layer_norm,
 }
 
@@ -70,7 +72,11 @@ def extend(master: DictConfig, how: str) -> None:
         raise ConfigError(f"{KEY}={how} takes one preset apart, {seen}; write experiment=rainbow or the like")
     if any(word.startswith("+without=") for word in jobs[0]):
         raise ConfigError(f"{KEY}={how} chooses what is left out; remove without=... or {KEY}={how}")
-    parts = parts_of(master, jobs[0])
+    kinds = {tuple(word for word in words if not word.startswith("seed=")) for words in jobs}
+    found = {tuple(parts_of(master, list(words))) for words in kinds}
+    if len(found) > 1:
+        raise ConfigError(f"{KEY}={how}: the jobs of this sweep have different parts; write a sweep for each")
+    parts = found.pop()
     if not parts:
         (preset,) = presets
         raise ConfigError(f"experiment={preset} has no part that {KEY}={how} could leave out; write another preset")

@@ -96,7 +96,7 @@ class Impala(Torso):
     """Sequences of convolution, max-pool and two residual blocks (Espeholt et al. 2018, figure 3, the larger network).
 
     obs [B, *obs_shape] -> [B, features], images as `Cnn` takes them, of any size. Adaptive max-pooling, where it is
-    wanted, follows the last ReLU (Clark et al. 2024). Layer norms are over [C, H, W] at the end of each sequence;
+    wanted, follows the last ReLU (Clark et al. 2025). Layer norms are over [C, H, W] at the end of each sequence;
     spectral norms are of the residual blocks' convolutions. Raises `ConfigError` where the observation is not an image.
     """
 

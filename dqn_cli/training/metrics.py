@@ -96,7 +96,7 @@ class Metric(StrEnum):
         "value_return",
         "eval",
         "mean over the same states of the discounted return that followed, of rewards as learnt from; Q overestimates "
-        "by as much as it lies below value_estimate",
+        "by as much as it lies below value_estimate; without Munchausen's bonus, which Q counts",
     )
     SECONDS = "seconds", "speed", "wall time since the start, in seconds"
     STEPS_PER_SECOND = "steps_per_second", "speed", "steps per second since the last row, evaluations not counted"

@@ -12,8 +12,11 @@ from dqn_cli.agent.actor import Actor
 from dqn_cli.agent.exploration import Boltzmann, EpsilonGreedy
 from dqn_cli.agent.policy import Policy
 from dqn_cli.algorithm.losses import mse
-from dqn_cli.algorithm.values import Scalar
+from dqn_cli.algorithm.values import Scalar, make_value
+from dqn_cli.config import ImplicitConfig, MlpConfig
+from dqn_cli.networks.make import make_network
 from dqn_cli.networks.q_network import ValueNetwork
+from dqn_cli.types import ObsSpec
 
 
 class Recorder:
@@ -155,3 +158,23 @@ def test_values_are_those_of_the_observations_acted_on_and_computed_once() -> No
     assert network.passes == 1
     assert actor.values().tolist() == [[4, 5, 6], [6, 5, 4]]
     assert network.passes == 2
+
+
+def test_looking_on_changes_no_later_action() -> None:
+    """With random quantiles, too: a filmed episode is the one that is played without a camera."""
+    config = ImplicitConfig(quantiles=2, target_quantiles=2, acting_quantiles=1, embedding=4)
+
+    def played(watched: bool) -> list[list[int]]:
+        torch.manual_seed(0)
+        network = make_network(MlpConfig(hidden=[8]), config, ObsSpec((3,), "float32"), 4)
+        rng = torch.Generator().manual_seed(1)
+        policy = Policy(network, make_value(config, mse, torch.device("cpu")), rng, noisy=False)
+        actor = Actor(policy, EpsilonGreedy(4), Recorder(), np.random.default_rng(2))
+        actions, obs = [], np.random.default_rng(3).random((200, 1, 3), np.float32)
+        for frame in obs:
+            actions.append(actor.act(frame, np.zeros(1, bool), 0.3).tolist())
+            if watched:
+                actor.values()
+        return actions
+
+    assert played(watched=True) == played(watched=False)

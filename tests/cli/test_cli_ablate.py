@@ -163,6 +163,10 @@ def test_the_plan_has_a_line_for_each_job(trainer, capfd):
         ("-m ablate=each experiment=rainbow without=noisy", "ablate=each chooses what is left out; "),
         ("-m ablate=each experiment=c51 value=scalar replay.n_step=1", "experiment=c51 has no part "),
         ("-m ablate=each experiment=rainbow network.noisy=false", "exploration=noisy "),
+        (
+            "-m ablate=each experiment=beyond_the_rainbow env=minatar/Breakout network=mlp,impala",
+            "ablate=each: the jobs of this sweep have different parts; write a sweep for each",
+        ),
         ("-m ablate=each experiment=rainbo", "unknown experiment rainbo; did you mean rainbow?"),
         ("experiment=rainbow without=nois", "unknown without nois; did you mean noisy?"),
         ("experiment=rainbow without=3", "without=3: without takes one name; write one of "),

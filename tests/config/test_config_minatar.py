@@ -52,7 +52,7 @@ def test_every_game_has_its_file_and_its_words():
         assert f"id: MinAtar/{name.removeprefix('minatar/')}\n" in text
 
 
-@pytest.mark.parametrize("name", minatar_games())
+@pytest.mark.parametrize("name", sorted(minatar_games()))
 def test_games_differ_by_their_ids_alone(name):
     breakout = settled("env=minatar/Breakout")
     assert settled(f"env={name}") == breakout | {"env.id": name.replace("minatar", "MinAtar")}

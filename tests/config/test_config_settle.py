@@ -243,6 +243,11 @@ def test_what_fits_is_left_alone_in_silence():
             "network.noisy_sigma does nothing with network.noisy=false; remove it or write network.noisy=true",
         ),
         (
+            config(network=MlpConfig(hidden=[], layer_norm=True)),
+            ("network.layer_norm",),
+            r"network.layer_norm does nothing with network.hidden=\[\]: there is no hidden layer; .*write network.hid",
+        ),
+        (
             minatar("Asterix", network=MinatarCnnConfig(spectral_norm=True)),
             ("network.spectral_norm",),
             "network.spectral_norm does nothing with network=minatar_cnn, which has one convolution .*write another ne",

@@ -354,6 +354,21 @@ def test_weights_are_handed_on(tmp_path: Path) -> None:
         build.assemble(small(init_from=str(first), network=MlpConfig(hidden=[8])), tmp_path / "third", stack)
 
 
+@pytest.mark.parametrize(
+    ("had", "wanted", "why"),
+    [
+        (configs.CategoricalConfig(atoms=5), configs.QuantileConfig(quantiles=5), "it has value=categorical, this run"),
+        (configs.CategoricalConfig(), configs.CategoricalConfig(v_max=500), "v_min or v_max are others"),
+    ],
+)
+def test_weights_that_mean_something_else_are_not_handed_on(had: Any, wanted: Any, why: str, tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    build.train_run(small(value=had), tmp_path / "first", [], ["dqn-train"])
+    (tmp_path / "second").mkdir()
+    with ExitStack() as stack, pytest.raises(CheckpointError, match=why):
+        build.assemble(small(value=wanted, init_from=str(tmp_path / "first")), tmp_path / "second", stack)
+
+
 def test_a_target_network_begins_as_a_copy_of_the_weights_handed_on(tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     build.train_run(small(), tmp_path / "first", [], ["dqn-train"])

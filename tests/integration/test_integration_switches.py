@@ -165,7 +165,7 @@ NO_SENSE = {
 def completed(pair: Pair, open_pairs: set[Pair], rng: random.Random) -> Levels | None:
     """An allowed run with `pair` in it, and, level by level, as many other open pairs as are found greedily."""
     for _ in range(200):
-        levels = dict(pair)
+        levels = dict(sorted(pair))
         for switch in rng.sample(list(SWITCHES), len(SWITCHES)):
             options = [levels[switch]] if switch in levels else list(SWITCHES[switch])
             rng.shuffle(options)
