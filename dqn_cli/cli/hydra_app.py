@@ -20,7 +20,7 @@ from dqn_cli.cli import ablate, sweep
 from dqn_cli.cli.arguments import check, clean
 from dqn_cli.cli.explain import explain
 from dqn_cli.cli.job import Escaped, load, overrides_of, task
-from dqn_cli.cli.paths import CLAIM, conf_dir, env_folder, job_folder
+from dqn_cli.cli.paths import CLAIM, conf_dir, env_folder, job_folder, method_folder
 from dqn_cli.config import CHOICES, Config
 from dqn_cli.errors import ConfigError, Interrupted, StorageError
 
@@ -33,6 +33,7 @@ def register() -> None:
         for name, cls in choices.items():
             store.store(group=f"schema/{group}", name=name, node=cls)
     OmegaConf.register_new_resolver("env_folder", env_folder, replace=True)
+    OmegaConf.register_new_resolver("method_folder", method_folder, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 

@@ -63,6 +63,11 @@ def env_folder(env: str, env_id: str) -> str:
     return job_folder(env_id if env == "gym" else env)
 
 
+def method_folder(experiment: str | None, variant: str) -> str:
+    """The folder of a method's runs: the preset's name, the variant's where there is none."""
+    return variant if experiment is None else job_folder(experiment)
+
+
 def job_folder(name: str, limit: int = 120) -> str:
     """`name` as one folder that can be typed back in any shell; a hash keeps apart what is shortened alike."""
     bare = re.sub(r"""[][{}()'"$\\]""", "", name)

@@ -26,6 +26,7 @@ from dqn_cli.cli.paths import CLAIM
 from dqn_cli.cli.plan_report import Settled
 from dqn_cli.cli.preflight import preflight
 from dqn_cli.cli.provenance import sources
+from dqn_cli.cli.sweep import labels
 from dqn_cli.errors import ConfigError, StorageError, UserError
 from dqn_cli.training.forecast import Forecast, forecast
 from dqn_cli.training.probe import Speed
@@ -133,8 +134,20 @@ def _show_sweep(master: DictConfig) -> int:
     jobs = [compose_job(master, words) for words in words_of_jobs(master)]
     _check_folder(Path(master.hydra.sweep.dir))
     outcomes = [_outcome(job) for job in jobs]
-    print(*plan_report.sweep([overrides_of(job.hydra) for job in jobs], outcomes), sep="\n")
+    print(*plan_report.sweep(_in_words([overrides_of(job.hydra) for job in jobs]), outcomes), sep="\n")
     return 1 if any(isinstance(outcome, UserError) for outcome in outcomes) else 0
+
+
+def _in_words(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The jobs' overrides, with what an ablation leaves out said as in the table at the end of its sweep."""
+    left_out = [next((word for word in words if word.lstrip("+").startswith("without=")), "") for words in overrides]
+    if not any(left_out):
+        return [list(words) for words in overrides]
+    words_for = labels([word.partition("=")[2] or "nothing" for word in left_out])
+    return [
+        [label, *(word for word in words if word != out)]
+        for words, out, label in zip(overrides, left_out, words_for, strict=True)
+    ]
 
 
 def _outcome(job: DictConfig) -> Forecast | UserError:

@@ -231,8 +231,8 @@ def _row(label: str, text: str) -> str:
 
 
 def _sourced(setting: str, source: str) -> str:
-    if SOURCES_AT + len(source) > COLUMNS:  # a preset's file: below, to the right
-        return f"  {setting}\n{source.rjust(COLUMNS)}"
+    if SOURCES_AT + len(source) > COLUMNS and "/" in source:  # a preset's file
+        source = f".../{source.rpartition('/')[2]}"
     return _beside(f"  {setting}", source, SOURCES_AT)
 
 
