@@ -45,6 +45,11 @@ def test_the_folder_of_an_environment():
     assert paths.env_folder("minatar/Breakout", "MinAtar/Breakout") == "minatar-Breakout"
 
 
+def test_the_folder_of_a_method():
+    assert paths.method_folder(None, "ddqn") == "ddqn"
+    assert paths.method_folder("rainbow", "ddqn") == "rainbow"
+
+
 def test_games_come_last_and_folders_are_part_of_their_names():
     envs = paths.choices("env")
     games = [f"minatar/{name}" for name in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")]
