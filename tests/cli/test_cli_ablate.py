@@ -142,7 +142,7 @@ def test_what_the_user_holds_fast_is_no_part(typed, held):
 def test_the_plan_has_a_line_for_each_job(trainer, capfd):
     assert plan(["--no-probe", "-m", "experiment=c51", "env=FrozenLake", "ablate=each", "seed=1,2"]) == 0
     lines = capfd.readouterr().out.splitlines()
-    expected = [f"MB {part} seed={seed}" for part in ("full", "full - distributional") for seed in (1, 2)]
+    expected = [f"MB  {part} seed={seed}" for part in ("full", "full - distributional") for seed in (1, 2)]
     assert all(line.endswith(words) for line, words in zip(lines[1:-1], expected, strict=True))
     assert list(Path().iterdir()) == []
 
