@@ -231,7 +231,7 @@ def _row(label: str, text: str) -> str:
 
 
 def _sourced(setting: str, source: str) -> str:
-    if SOURCES_AT + len(source) > COLUMNS and "/" in source:  # a preset's file
+    if SOURCES_AT + len(source) > COLUMNS and source.startswith("values/experiment/"):
         source = f".../{source.rpartition('/')[2]}"
     return _beside(f"  {setting}", source, SOURCES_AT)
 
