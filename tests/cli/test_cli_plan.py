@@ -209,7 +209,8 @@ def test_epsilon_worked_out_by_hand(shown):
         "exploration.over_steps=1000 exploration.begin=1 exploration.end=0.1 run.checkpoint_every_steps=null"
     )
     rows = [
-        re.split(r"  +", line.strip()) for line in out[out.index("epsilon  ") :].split("\n\n")[0].splitlines()
+        re.split(r"  +", line.strip())
+        for line in out[out.index("epsilon       learning") :].split("\n\n")[0].splitlines()
     ]
     assert rows[1:] == [
         ["0", "1", "0.004", "begin"],
