@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,11 +91,25 @@ def test_impossible_thread_counts_are_refused(setting) -> None:
 
 
 def test_staging() -> None:
-    fields = torch.zeros(2, 3), torch.tensor([0, 1]), torch.ones(2), torch.ones(2), torch.zeros(2, 3)
-    batch = Batch(*fields)
+    fields = torch.zeros(2, 3), torch.tensor([0, 1]), torch.ones(2), torch.ones(2), torch.zeros(2, 3), torch.ones(2)
+    batch = Batch(*fields, row=np.array([3, 4]))
     assert device.to_device(batch, torch.device("cpu")) is batch
     moved = device.to_device(batch, torch.device("meta"))
-    for name, tensor in zip(Batch.__slots__, fields, strict=True):
+    assert moved.row is batch.row  # the memory's own, never on a device
+    for name, tensor in zip(Batch.__slots__, fields, strict=False):
         copy = getattr(moved, name)
         assert copy.device.type == "meta"
         assert (copy.shape, copy.dtype) == (tensor.shape, tensor.dtype)
+
+
+def test_a_batch_without_weights_has_none_elsewhere_either() -> None:
+    fields = torch.zeros(2, 3), torch.tensor([0, 1]), torch.ones(2), torch.ones(2), torch.zeros(2, 3)
+    assert device.to_device(Batch(*fields), torch.device("meta")).weight is None
+
+
+def test_where_a_stream_stands_is_text_that_differs_after_a_draw() -> None:
+    stream = device.generator(5, torch.device("cpu"))
+    before = device.state_of(stream)
+    assert before == device.state_of(device.generator(5, torch.device("cpu"))) != device.state_of(torch.Generator())
+    torch.rand(1, generator=stream)
+    assert device.state_of(stream) != before

@@ -25,7 +25,7 @@ LISTS = {f"{group}s": group for group in GROUPS} | {"settings": ""}
 OVERVIEW = """\
 usage: dqn-train [--version] [-m] [KEY=VALUE ...]
   dqn-train env=CartPole variant=ddqn
-  dqn-train -m experiment=rainbow ablate=each seed=0,1,2     (a sweep)
+  dqn-train -m experiment=rainbow ablate=each (a sweep)
 
 {groups}
 

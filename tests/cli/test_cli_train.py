@@ -67,7 +67,7 @@ def test_another_environment_by_its_id_with_arguments(trainer):
     [
         ("env=CartPol", "unknown env CartPol; did you mean CartPole?"),
         ("variant=x", "unknown variant x; write one of ddqn, qlearning, tdqn, vdqn"),
-        ("experiment=zoo", "unknown experiment zoo; write one of cleanrl_atari, cleanrl_cartpole, dopamine, "),
+        ("experiment=zoo", "unknown experiment zoo; write one of beyond_the_rainbow, c51, cleanrl_atari, "),
         ("optimizer.lr=abc", "optimizer.lr=abc is not a number; see dqn-train --help optimizer.lr"),
         ("-m seed=1,a", "seed=a is not a whole number; see dqn-train --help seed"),
         ("seed=null", "seed=null is not possible; write a value or leave it out"),
