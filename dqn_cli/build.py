@@ -107,7 +107,12 @@ def make_method(config: Config, device: torch.device) -> Method:
     """Rule, value representation and Munchausen's terms: the rows that an algorithm is made of."""
     own = config.munchausen
     munchausen = Munchausen(own.alpha, own.tau, own.clip) if own.enabled else None
-    return Method(RULES[config.variant.name], make_value(config.value, LOSSES[config.loss], device), munchausen)
+    return Method(RULES[config.variant.name], value_of(config, device), munchausen)
+
+
+def value_of(config: Config, device: torch.device) -> Value:
+    """What the networks' outputs mean."""
+    return make_value(config.value, LOSSES[config.loss], device)
 
 
 def make_explorer(config: ExplorationConfig, num_actions: int, num_envs: int) -> Explorer:
@@ -203,7 +208,6 @@ class Parts:
     envs: Lanes
     actor: Actor
     memory: ReplayMemory
-    value: Value
     learner: Learner
     streams: Mapping[str, Stream]
 
@@ -224,22 +228,21 @@ def make_parts(config: Config, stack: ExitStack) -> Parts:
     learner = make_learner(config, spec, num_actions, updates)
     if config.init_from is not None:
         load_initial(config.init_from, config, learner)
-    value = make_value(config.value, LOSSES[config.loss], device)
     actor = Actor(
-        Policy(learner.network(acting_network(config)), value, acts, noisy=True),
+        Policy(learner.network(acting_network(config)), learner.method.value, acts, noisy=True),
         make_explorer(config.exploration, num_actions, config.num_envs),
         FrameStack(spec, config.num_envs),
         explores,
     )
     streams: dict[str, Stream] = {"exploration": explores, "replay": samples, "update": updates, "acting": acts}
-    return Parts(device, threads, envs, actor, make_memory(config, spec, samples), value, learner, streams)
+    return Parts(device, threads, envs, actor, make_memory(config, spec, samples), learner, streams)
 
 
 def evaluating_actor(config: Config, network: ValueNetwork, envs: Lanes, lanes: int, seed: int) -> Actor:
     """An actor for an evaluation in so many environments like `envs`: greedy but for its epsilon, and without noise."""
     device = next(network.parameters()).device
     draws = generator(seeding.integer(seed, Purpose.EVAL_POLICY), device)
-    policy = Policy(network, make_value(config.value, LOSSES[config.loss], device), draws, noisy=False)
+    policy = Policy(network, value_of(config, device), draws, noisy=False)
     stack, stream = FrameStack(envs.spec, lanes), seeding.generator(seed, Purpose.EVAL_POLICY)
     return Actor(policy, EpsilonGreedy(envs.num_actions), stack, stream)
 
@@ -255,7 +258,7 @@ def assemble(config: Config, run_dir: Path, stack: ExitStack) -> Run:
         config.seed,
         config.run.eval_episodes,
         config.run.eval_epsilon,
-        lambda actor: Observer(actor, parts.value, config.discount, config.reward_clip),
+        lambda actor: Observer(actor, config.discount, config.reward_clip),
     )
     frame_skip = frame_skip_of(config.env)
     sinks = Sinks(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
 
 from dqn_cli.config import (
     DEVICE_FORM,
@@ -115,14 +114,9 @@ def _atari(env: AtariConfig, typed_keys: Typed) -> None:
 def _qlearning(config: Config) -> None:
     if not isinstance(config.variant, QlearningConfig):
         return
-    parts: dict[str, tuple[Any, type]] = {
-        "network": (config.network, TableConfig),
-        "value": (config.value, ScalarConfig),
-        "replay": (config.replay, OnlineConfig),
-    }
-    for group, (choice, cls) in parts.items():
-        if not isinstance(choice, cls):
-            needed = cls().name
+    for group, cls in {"network": TableConfig, "value": ScalarConfig, "replay": OnlineConfig}.items():
+        choice, needed = getattr(config, group), cls().name
+        if choice.name != needed:
             raise ConfigError(
                 f"{group}={choice.name} does not fit variant=qlearning, a look-up table learnt online; "
                 f"write {group}={needed}, or variant=vdqn"

@@ -41,7 +41,7 @@ class Learner:
     ) -> None:
         self.online = online
         self.target = deepcopy(online).requires_grad_(False) if method.rule.needs_target else None
-        self._method = method
+        self.method = method
         self._descent = descent
         self._rng = rng
         self._tau = tau
@@ -63,7 +63,7 @@ class Learner:
         batch = to_device(batch, self._parameters[0].device)
         y = self._targets(batch, self._noisy_look)
         self.online.iterate_norms()
-        error = self._method.value.error(self._noisy_look(self.online, batch.obs), batch.action, y)
+        error = self.method.value.error(self._noisy_look(self.online, batch.obs), batch.action, y)
         loss = (error.loss if batch.weight is None else batch.weight * error.loss).mean()
 
         for w in self._parameters:  # zero_grad() does this by way of a profiler's hook, for 5 % of an update
@@ -79,7 +79,7 @@ class Learner:
 
     def error(self, look: Look, batch: Batch, rng: torch.Generator) -> Error:
         """How far such a `look` at the batch's observations is from its targets, without noise and gradient."""
-        return self._method.value.error(look, batch.action, self._targets(batch, self._quiet_look(rng)))
+        return self.method.value.error(look, batch.action, self._targets(batch, self._quiet_look(rng)))
 
     @torch.no_grad()
     def _targets(self, batch: Batch, look: Callable[..., Look]) -> Tensor:
@@ -88,7 +88,7 @@ class Learner:
         What is needed of a look is read before the next look at the same network, which may draw other noise.
         """
         obs_tm1, a_tm1, r_t, discount_t, obs_t = batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs
-        rule, value, munchausen = self._method.rule, self._method.value, self._method.munchausen
+        rule, value, munchausen = self.method.rule, self.method.value, self.method.munchausen
 
         evaluated_t = look(self.network(rule.evaluate), obs_t, ahead=True)
         selected_t = evaluated_t if rule.select == rule.evaluate else look(self.network(rule.select), obs_t, ahead=True)
@@ -100,12 +100,12 @@ class Learner:
 
     def _noisy_look(self, network: ValueNetwork, obs: Tensor, ahead: bool = False) -> Look:
         network.draw_noise(self._rng)
-        return self._method.value.look(network, obs, self._rng, ahead)
+        return self.method.value.look(network, obs, self._rng, ahead)
 
     def _quiet_look(self, rng: torch.Generator) -> Callable[..., Look]:
         def look(network: ValueNetwork, obs: Tensor, ahead: bool = False) -> Look:
             network.silence()
-            return self._method.value.look(network, obs, rng, ahead)
+            return self.method.value.look(network, obs, rng, ahead)
 
         return look
 

@@ -21,7 +21,7 @@ class Policy:
 
     def __init__(self, network: ValueNetwork, value: Value, rng: torch.Generator, noisy: bool) -> None:
         self._network = network
-        self._value = value
+        self.value = value  # what the network's outputs mean
         self._rng = rng
         self._noisy = noisy
 
@@ -31,7 +31,7 @@ class Policy:
             self._network.draw_noise(self._rng)
         else:
             self._network.silence()
-        return self._value.look(self._network, torch.from_numpy(obs).to(self._rng.device), self._rng)
+        return self.value.look(self._network, torch.from_numpy(obs).to(self._rng.device), self._rng)
 
     def q(self, obs: NDArray[Any]) -> Tensor:
         """Q-values [E, A] of obs [E, *obs_shape]."""

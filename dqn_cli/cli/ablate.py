@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dqn_cli.cli.arguments import typed_keys
 from dqn_cli.cli.explain import explain
 from dqn_cli.cli.job import compose_job, read, words_of_jobs
+from dqn_cli.cli.paths import NOTHING, WITHOUT
 from dqn_cli.config import (
     Config,
     DdqnConfig,
@@ -27,7 +28,6 @@ from dqn_cli.errors import ConfigError
 from dqn_cli.settle import has_normed_convolutions, settle
 
 KEY, EACH, ADD = "ablate", "each", "add"
-NOTHING = "nothing"  # the file of conf/without that leaves everything as it is
 
 # name of a file of conf/without -> whether a run has what it leaves out
 PARTS: dict[str, Callable[[Config], bool]] = {
@@ -70,8 +70,8 @@ def extend(master: DictConfig, how: str) -> None:
     if len(presets) != 1 or "null" in presets:
         seen = f"experiment={','.join(presets)} is not one" if presets else "there is none"
         raise ConfigError(f"{KEY}={how} takes one preset apart, {seen}; write experiment=rainbow or the like")
-    if any(word.startswith("+without=") for word in jobs[0]):
-        raise ConfigError(f"{KEY}={how} chooses what is left out; remove without=... or {KEY}={how}")
+    if any(word.startswith(f"+{WITHOUT}=") for word in jobs[0]):
+        raise ConfigError(f"{KEY}={how} chooses what is left out; remove {WITHOUT}=... or {KEY}={how}")
     kinds = {tuple(word for word in words if not word.startswith("seed=")) for words in jobs}
     found = {tuple(parts_of(master, list(words))) for words in kinds}
     if len(found) > 1:
@@ -80,7 +80,7 @@ def extend(master: DictConfig, how: str) -> None:
     if not parts:
         (preset,) = presets
         raise ConfigError(f"experiment={preset} has no part that {KEY}={how} could leave out; write another preset")
-    sweep = f"+without={','.join(map(_value, combinations(parts, how)))}"
+    sweep = f"+{WITHOUT}={','.join(map(_value, combinations(parts, how)))}"
     with read_write(master.hydra):
         master.hydra.overrides.task = [sweep, *master.hydra.overrides.task]
 
@@ -93,7 +93,7 @@ def parts_of(master: DictConfig, words: list[str]) -> list[str]:
 
 def _removable(part: str, master: DictConfig, words: list[str]) -> bool:
     try:
-        return not PARTS[part](_settled(master, [*words, f"+without={part}"]))
+        return not PARTS[part](_settled(master, [*words, f"+{WITHOUT}={part}"]))
     except ConfigError:  # such as for value.atoms=21, which the mean alone does not have
         return False
 

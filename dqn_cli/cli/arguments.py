@@ -14,13 +14,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from dqn_cli.cli.paths import choices, in_short
+from dqn_cli.cli.paths import WITHOUT, choices, in_short
 from dqn_cli.config import CHOICES
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import SECTIONS, SETTINGS, check_key, similar_settings, suggestion
 
 GROUPS = (*CHOICES, "family", "experiment")  # those that every run has a choice of
-WITHOUT = "without"  # the parts of a preset that are left out
+CHOSEN = (*GROUPS, WITHOUT)  # those that take the name of a file
 OWN_FLAGS = ("--list",)
 _POWER_OF_TEN = re.compile(r"(?<![\w.])\d+(?:\.\d+)?[eE]\+?\d+(?![\w.])")
 
@@ -93,7 +93,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _unknown_flag(flag: str, flags: Sequence[str]) -> ConfigError:
     key, eq, value = flag.lstrip("-").partition("=")
-    if key in (*GROUPS, WITHOUT, *SETTINGS):
+    if key in (*CHOSEN, *SETTINGS):
         return ConfigError(f"{flag} is not a flag: settings have no dashes; write {key}={value if eq else '...'}")
     key = key.replace("-", "_")
     setting = f"{near} Settings have no dashes" if (near := similar_settings(key)) else ""
@@ -128,11 +128,11 @@ def _parse_one(parser: OverridesParser, text: str) -> Override:
 
 def _not_a_setting(word: str) -> ConfigError:
     """A word without `key=`: a choice by its name alone, a setting without its value, or neither."""
-    for group in (*GROUPS, WITHOUT):
+    for group in CHOSEN:
         for name in choices(group):
             if name.casefold() == word.casefold():
                 return ConfigError(f"{word} is not a setting; write {group}={name}")
-    if word in (*GROUPS, WITHOUT, *SETTINGS):
+    if word in (*CHOSEN, *SETTINGS):
         return ConfigError(f"{word} has no value; write {word}=<value>, without spaces")
     return ConfigError(f"'{word}' is not understood; write settings as key=value, see dqn-train --help")
 
@@ -158,7 +158,7 @@ def _check_override(override: Override, sweeping: bool) -> None:
         return
     for key in keys(override):
         group, _, leaf = key.partition(".")
-        a_group = key in (*GROUPS, WITHOUT)
+        a_group = key in CHOSEN
         if a_group and not override.is_sweep_override() and not _names(key, override.value()):
             raise ConfigError(f"{text}: {key} takes one name; write one of {in_short(choices(key))}")
         if a_group or key.startswith("env.kwargs."):

@@ -13,7 +13,7 @@ from typing import Any
 import omegaconf
 
 import dqn_cli
-from dqn_cli.cli.paths import choices, conf_dir, in_short
+from dqn_cli.cli.paths import WITHOUT, choices, conf_dir, in_short
 from dqn_cli.config import CHOICES, Range
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import ENV_KINDS, SETTINGS, check_key, suggestion
@@ -84,7 +84,7 @@ def listing(what: str) -> str:
 def setting(topic: str) -> str:
     """What a setting means, or all settings of a group; `ConfigError` where there is no such thing."""
     chosen = [key for key in SETTINGS if key == topic or key.startswith(f"{topic}.")]
-    lists = [f"{topic}={name}" for name in choices(topic)] if topic in (*GROUPS, "family", "without") else []
+    lists = [f"{topic}={name}" for name in choices(topic)] if topic in (*GROUPS, "family", WITHOUT) else []
     if not chosen and not lists:
         check_key(topic, {})
     columns = shutil.get_terminal_size().columns

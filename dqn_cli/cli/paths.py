@@ -13,6 +13,7 @@ from pathlib import Path
 from dqn_cli.errors import ConfigError, StorageError
 
 CLAIM = "run.lock"
+WITHOUT, NOTHING = "without", "nothing"  # the group of parts that are left out; its file that leaves out none
 
 
 def conf_dir() -> Path:

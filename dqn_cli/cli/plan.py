@@ -22,7 +22,7 @@ from dqn_cli.cli.arguments import typed_keys
 from dqn_cli.cli.explain import explain
 from dqn_cli.cli.hydra_app import Checks, launch
 from dqn_cli.cli.job import Escaped, compose_job, overrides_of, read, words_of_jobs
-from dqn_cli.cli.paths import CLAIM
+from dqn_cli.cli.paths import CLAIM, NOTHING, WITHOUT
 from dqn_cli.cli.plan_report import Settled
 from dqn_cli.cli.preflight import preflight
 from dqn_cli.cli.provenance import sources
@@ -140,10 +140,10 @@ def _show_sweep(master: DictConfig) -> int:
 
 def _in_words(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
     """The jobs' overrides, with what an ablation leaves out said as in the table at the end of its sweep."""
-    left_out = [next((word for word in words if word.lstrip("+").startswith("without=")), "") for words in overrides]
+    left_out = [next((word for word in words if word.lstrip("+").startswith(f"{WITHOUT}=")), "") for words in overrides]
     if not any(left_out):
         return [list(words) for words in overrides]
-    words_for = labels([word.partition("=")[2] or "nothing" for word in left_out])
+    words_for = labels([word.partition("=")[2] or NOTHING for word in left_out])
     return [
         [label, *(word for word in words if word != out)]
         for words, out, label in zip(overrides, left_out, words_for, strict=True)

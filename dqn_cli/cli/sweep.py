@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from dqn_cli.cli.paths import NOTHING, WITHOUT
+
 RESULT = "result.json"
 
 
@@ -64,9 +66,9 @@ def _print(results: list[dict[str, Any]], sweep: Path) -> None:
     rows = [_settings(result) for result in results]
     keys = dict.fromkeys(key for row in rows for key in row)
     varied = [key for key in keys if len({row.get(key) for row in rows}) > 1]
-    if "without" in varied:
-        for row, label in zip(rows, labels([row.get("without", "nothing") for row in rows]), strict=True):
-            row["without"] = label
+    if WITHOUT in varied:
+        for row, label in zip(rows, labels([row.get(WITHOUT, NOTHING) for row in rows]), strict=True):
+            row[WITHOUT] = label
     table = Table("job", *varied, "return_mean", "status", Column("error", overflow="fold"))
     for result, row in zip(results, rows, strict=True):
         mean = "" if result["return_mean"] is None else f"{result['return_mean']:.4g}"
@@ -78,7 +80,7 @@ def _print(results: list[dict[str, Any]], sweep: Path) -> None:
 
 def labels(values: Sequence[str]) -> list[str]:
     """Values of `without=`, of all jobs, in words: full, full - noisy; of an ablation that adds: base, base + noisy."""
-    out = [[part for part in value.strip("[]").split(",") if part != "nothing"] for value in values]
+    out = [[part for part in value.strip("[]").split(",") if part != NOTHING] for value in values]
     every = {part: None for parts in out for part in parts}
     left = [[part for part in every if part not in parts] for parts in out]
     if len(every) > 1 and [] in left and all(len(parts) < 2 for parts in left):

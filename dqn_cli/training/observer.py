@@ -21,9 +21,8 @@ class Observer:
     unseen: its last state's own estimate stands for the rest, and that state is not counted.
     """
 
-    def __init__(self, actor: Thinks, value: Value, discount: float, reward_clip: float | None) -> None:
+    def __init__(self, actor: Thinks, discount: float, reward_clip: float | None) -> None:
         self._actor = actor
-        self._value = value
         self._discount = discount
         self._clip = np.inf if reward_clip is None else reward_clip
         self._open: list[list[tuple[float, float]]] = []  # per lane: estimate and reward of each step of its episode
@@ -59,7 +58,7 @@ class Observer:
 
     def _first_returns(self) -> Returns | None:
         with torch.inference_mode():
-            return returns_of(self._value, self._actor.policy.look(self._first_obs))
+            return returns_of(self._actor.policy.value, self._actor.policy.look(self._first_obs))
 
 
 def returns_of(value: Value, look: Look) -> Returns | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dqn_cli.algorithm.losses import mse
-from dqn_cli.algorithm.values import make_value
+from dqn_cli.algorithm.values import Value, make_value
 from dqn_cli.config import CategoricalConfig, FqfConfig, ImplicitConfig, QuantileConfig, ScalarConfig
 from dqn_cli.training.evaluator import play
 from dqn_cli.training.observer import Observer, returns_of
@@ -21,8 +21,11 @@ CPU = torch.device("cpu")
 class Actor:
     """max_a Q(s, a) is the observation itself, a number; the second action is worse by 1."""
 
-    def __init__(self) -> None:
-        self.policy = SimpleNamespace(look=lambda obs: SimpleNamespace(z=torch.tensor(obs), q=torch.tensor(obs)))
+    def __init__(self, value: Value) -> None:
+        def look(obs: np.ndarray) -> SimpleNamespace:
+            return SimpleNamespace(z=torch.tensor(obs), q=torch.tensor(obs))
+
+        self.policy = SimpleNamespace(value=value, look=look)
 
     def act(self, frame: np.ndarray, first: np.ndarray, epsilon: float) -> np.ndarray:
         self.obs = frame
@@ -67,7 +70,7 @@ class Script:
 
 
 def watched(script: Script, episodes: int, discount: float, clip: float | None = None) -> tuple[Any, Any]:
-    observer = Observer(actor := Actor(), make_value(ScalarConfig(), mse, CPU), discount, clip)
+    observer = Observer(actor := Actor(make_value(ScalarConfig(), mse, CPU)), discount, clip)
     seen = play(actor, script, episodes, 0.0, lambda done: None, observer).seen
     return (seen.value_estimate, seen.value_return) if seen is not None else (None, None)
 
@@ -93,7 +96,7 @@ def test_rewards_are_clipped_as_for_learning() -> None:
 
 
 def test_the_end_of_an_episode_for_learning_is_one_here_too() -> None:
-    observer = Observer(actor := Actor(), make_value(ScalarConfig(), mse, CPU), 1.0, None)
+    observer = Observer(actor := Actor(make_value(ScalarConfig(), mse, CPU)), 1.0, None)
     no, yes = np.zeros(1, np.bool_), np.ones(1, np.bool_)
     for reward, lost in ((1.0, yes), (2.0, no), (4.0, yes)):
         frame = np.zeros((1, 1), np.float32)
@@ -186,7 +189,7 @@ def test_no_returns_of_a_mean_or_of_what_is_no_number() -> None:
 
 
 def test_the_first_state_is_the_first_episodes_even_where_the_environment_reuses_its_frames() -> None:
-    observer = Observer(actor := Actor(), make_value(QuantileConfig(quantiles=1), mse, CPU), 1.0, None)
+    observer = Observer(actor := Actor(make_value(QuantileConfig(quantiles=1), mse, CPU)), 1.0, None)
     frame, no, yes = np.zeros((2, 1), np.float32), np.zeros(2, np.bool_), np.ones(2, np.bool_)
     looked: list[np.ndarray] = []
     actor.policy.look = lambda obs: looked.append(obs) or SimpleNamespace(z=torch.zeros(1, 1, 1), q=torch.zeros(1, 1))
