@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -36,10 +35,10 @@ from dqn_cli.config import (
     PrioritizedConfig,
     TdqnConfig,
 )
-from dqn_cli.device import generator, resolve, set_threads, state_of
+from dqn_cli.device import generator, resolve, set_threads
 from dqn_cli.envs.frame_stack import FrameStack
-from dqn_cli.envs.lanes import Lanes, frame_skip_of, make_lanes, whole_games
-from dqn_cli.envs.make import SeedOf
+from dqn_cli.envs.journal import JournaledLanes
+from dqn_cli.envs.lanes import Lanes, frame_skip_of, make_lanes, reseed_every_steps, whole_games
 from dqn_cli.envs.vector import GymLanes
 from dqn_cli.errors import CheckpointError, ConfigError, Interrupted
 from dqn_cli.networks.make import make_network
@@ -47,13 +46,15 @@ from dqn_cli.networks.q_network import ValueNetwork
 from dqn_cli.replay.memory import ReplayMemory
 from dqn_cli.replay.n_step import NStepAccumulator
 from dqn_cli.replay.samplers import Prioritized, Sampler, Uniform
+from dqn_cli.replay.segments import SegmentStore
 from dqn_cli.replay.size import replay_capacity
 from dqn_cli.seeding import Purpose
 from dqn_cli.training import checkpoint as checkpoints
 from dqn_cli.training.checkpoint import Checkpoint, CheckpointStore
 from dqn_cli.training.diagnostics import Diagnostics
 from dqn_cli.training.evaluator import EvalResult, Evaluator, play
-from dqn_cli.training.manifest import write_config, write_manifest
+from dqn_cli.training.keeper import Keeper
+from dqn_cli.training.manifest import add_to_manifest, hardware, versions, write_config, write_manifest
 from dqn_cli.training.metrics import MetricsLog
 from dqn_cli.training.observer import Observer
 from dqn_cli.training.plan import (
@@ -67,13 +68,14 @@ from dqn_cli.training.plan import (
 )
 from dqn_cli.training.probe import Block, Speed, Stopwatch, seconds_per_step, seconds_per_update, shortened
 from dqn_cli.training.progress import Progress
+from dqn_cli.training.resuming import REPLAY_DIR, Resume
+from dqn_cli.training.snapshot import Restored, Snapshot, Stream, refusing
 from dqn_cli.training.summary import RunSummary, shown
 from dqn_cli.training.trainer import Trainer, Watches
+from dqn_cli.training.watchdog import Watchdog
 from dqn_cli.training.watcher import Saving, Sinks, Watcher
 from dqn_cli.types import ObsSpec
 from dqn_cli.validate import plain, typed
-
-Stream = Generator | torch.Generator  # of random numbers
 
 
 def prepare(network: NetworkConfig, wanted: Config | EvalConfig) -> tuple[int, torch.device]:
@@ -147,27 +149,6 @@ def make_sampler(config: Config) -> Sampler:
     return Uniform()
 
 
-def position(stream: Stream) -> Any:
-    """Where a stream of random numbers stands, as plain data."""
-    return state_of(stream) if isinstance(stream, torch.Generator) else seeding.state_of(stream)
-
-
-def make_saving(config: Config, run_dir: Path, learner: Learner, streams: Mapping[str, Stream]) -> Saving:
-    """What goes into the checkpoints of a run."""
-    store = CheckpointStore(run_dir, config.run.keep_checkpoints)
-    config_plain = plain(config)
-
-    def contents(state: dict[str, Any]) -> dict[str, Any]:
-        positions = {name: position(stream) for name, stream in streams.items()}
-        return {"config": config_plain, "model": learner.model_state(), "state": {**state, "streams": positions}}
-
-    return Saving(
-        periodic=lambda step, state: store.save_step(step, **contents(state), optimizer=learner.optimizer_state()),
-        best=lambda step, state: store.save_best(step, **contents(state)),
-        final=lambda step, state: store.save_final(step, **contents(state), optimizer=learner.optimizer_state()),
-    )
-
-
 def load_initial(path: str, config: Config, learner: Learner) -> None:
     """Begin with the weights that acted in another run; a target network begins as their copy.
 
@@ -205,7 +186,8 @@ class Parts:
 
     device: torch.device
     threads: int
-    envs: Lanes
+    envs: JournaledLanes
+    stack: FrameStack
     actor: Actor
     memory: ReplayMemory
     learner: Learner
@@ -219,26 +201,38 @@ class Parts:
 def make_parts(config: Config, stack: ExitStack) -> Parts:
     """Build the parts that a run is made of; what needs closing is left to `stack`."""
     threads, device = prepare(config.network, config)
-    envs = stack.enter_context(closing(make_lanes(config.env, config.num_envs, training_seeds(config.seed))))
+    envs = stack.enter_context(closing(make_training_lanes(config)))
     spec, num_actions = envs.spec, envs.num_actions
     explores, samples = (seeding.generator(config.seed, purpose) for purpose in (Purpose.EXPLORATION, Purpose.REPLAY))
     updates, acts = (
         generator(seeding.integer(config.seed, purpose), device) for purpose in (Purpose.UPDATE, Purpose.ACTING)
     )
     learner = make_learner(config, spec, num_actions, updates)
-    if config.init_from is not None:
-        load_initial(config.init_from, config, learner)
+    frames = FrameStack(spec, config.num_envs)
     actor = Actor(
         Policy(learner.network(acting_network(config)), learner.method.value, acts, noisy=True),
         make_explorer(config.exploration, num_actions, config.num_envs),
-        FrameStack(spec, config.num_envs),
+        frames,
         explores,
     )
     streams: dict[str, Stream] = {"exploration": explores, "replay": samples, "update": updates, "acting": acts}
-    return Parts(device, threads, envs, actor, make_memory(config, spec, samples), learner, streams)
+    return Parts(device, threads, envs, frames, actor, make_memory(config, spec, samples), learner, streams)
 
 
-def evaluating_actor(config: Config, network: ValueNetwork, envs: Lanes, lanes: int, seed: int) -> Actor:
+def make_training_lanes(config: Config) -> JournaledLanes:
+    """The environments that are learnt from; lane and number of an episode say what seed it has, if it gets one."""
+
+    def seed_of(lane: int, episode: int) -> int:
+        return seeding.integer(config.seed, Purpose.TRAIN_ENV, lane, *([episode] if episode else []))
+
+    return JournaledLanes(
+        lambda inner: make_lanes(config.env, config.num_envs, inner), seed_of, reseed_every_steps(config.env)
+    )
+
+
+def evaluating_actor(
+    config: Config, network: ValueNetwork, envs: Lanes | JournaledLanes, lanes: int, seed: int
+) -> Actor:
     """An actor for an evaluation in so many environments like `envs`: greedy but for its epsilon, and without noise."""
     device = next(network.parameters()).device
     draws = generator(seeding.integer(seed, Purpose.EVAL_POLICY), device)
@@ -247,12 +241,10 @@ def evaluating_actor(config: Config, network: ValueNetwork, envs: Lanes, lanes: 
     return Actor(policy, EpsilonGreedy(envs.num_actions), stack, stream)
 
 
-def assemble(config: Config, run_dir: Path, stack: ExitStack) -> Run:
-    """Build every part of a run; what needs closing is left to `stack`."""
-    parts = make_parts(config, stack)
-    learner, streams = parts.learner, parts.streams
-    acting = learner.network(acting_network(config))
-    evaluator = Evaluator(
+def make_evaluator(config: Config, parts: Parts, stack: ExitStack) -> Evaluator:
+    """What plays whole games with the network that acts; its environments are closed by `stack`."""
+    acting = parts.learner.network(acting_network(config))
+    return Evaluator(
         lambda lanes, seed_of: stack.enter_context(closing(make_lanes(whole_games(config.env), lanes, seed_of))),
         lambda lanes: evaluating_actor(config, acting, parts.envs, lanes, config.seed),
         config.seed,
@@ -260,16 +252,81 @@ def assemble(config: Config, run_dir: Path, stack: ExitStack) -> Run:
         config.run.eval_epsilon,
         lambda actor: Observer(actor, config.discount, config.reward_clip),
     )
-    frame_skip = frame_skip_of(config.env)
-    sinks = Sinks(
-        stack.enter_context(closing(MetricsLog(run_dir, config.logger, frame_skip))),
-        stack.enter_context(closing(Progress(config.run.total_steps, frame_skip))),
-        make_schedules(config),
-        Diagnostics(learner, parts.memory, config.seed),
+
+
+def make_snapshot(config: Config, run_dir: Path, parts: Parts) -> Snapshot:
+    """What the checkpoints are taken of."""
+    segments = SegmentStore(run_dir / REPLAY_DIR) if config.run.checkpoint_replay else None
+    return Snapshot(parts.envs, parts.stack, parts.memory, parts.learner, parts.streams, segments)
+
+
+def assemble(config: Config, run_dir: Path, stack: ExitStack, resume: Resume | None = None) -> Run:
+    """Build every part of a run, and let each be as `resume` found it; what needs closing is left to `stack`."""
+    parts, frame_skip = make_parts(config, stack), frame_skip_of(config.env)
+    snapshot, now = make_snapshot(config, run_dir, parts), circumstances(parts)
+    progress = stack.enter_context(closing(Progress(config.run.total_steps, frame_skip)))
+    restored = None if resume is None else restore(snapshot, resume, now, progress.note)
+    if resume is None and config.init_from is not None:
+        load_initial(config.init_from, config, parts.learner)
+    positions = None if resume is None else resume.found.positions
+    metrics = stack.enter_context(closing(MetricsLog(run_dir, config.logger, frame_skip, positions)))
+    watchdog = stack.enter_context(Watchdog(config.run.stall_s, run_dir, lambda: how_to_go_on(run_dir, watcher.saved)))
+    refilled_at = 0 if restored is None else restored.refilled_at
+    keeper = Keeper(
+        CheckpointStore(run_dir, config.run.keep_checkpoints, snapshot.prune),
+        snapshot,
+        plain(config),
+        lambda: {**now, "logs": metrics.positions(), "clock": watcher.clock.state()},
+        watchdog.pausing,
+        refilled_at,
     )
-    watcher = Watcher(make_periods(config.run), evaluator, make_saving(config, run_dir, learner, streams), sinks)
-    trainer = parts.trainer(make_plan(config), watcher)
-    return Run(parts.device, parts.threads, trainer, watcher, learner, parts.memory, streams)
+    watcher = Watcher(
+        make_periods(config.run),
+        make_evaluator(config, parts, stack),
+        Saving(keeper.periodic, keeper.best, keeper.final),
+        Sinks(metrics, progress, make_schedules(config), Diagnostics(parts.learner, parts.memory, config.seed)),
+        watchdog.beat,
+    )
+    trainer = parts.trainer(make_plan(config, refilled_at), watcher)
+    if resume is not None and restored is not None:
+        go_on(resume, restored, trainer, watcher)
+    return Run(parts.device, parts.threads, trainer, watcher, parts.learner, parts.memory, parts.streams)
+
+
+def how_to_go_on(run_dir: Path, saved: int | None) -> str:
+    """What somebody can do whose run has ended before its time."""
+    newest = "there is no checkpoint yet" if saved is None else f"the last checkpoint is of step {saved:,}"
+    return f"{newest}; continue with dqn-train resume={shown(run_dir)}"
+
+
+def circumstances(parts: Parts) -> dict[str, Any]:
+    """What the bits of a run may depend on beside its configuration."""
+    cpu = hardware()["cpu"]
+    return {"versions": versions(), "device": str(parts.device), "threads": parts.threads, "cpu": cpu}
+
+
+def restore(snapshot: Snapshot, resume: Resume, now: Mapping[str, Any], say: Callable[[str], None]) -> Restored:
+    """Bring the parts back, and say what that means; `now` are the `circumstances`."""
+    for line in [*resume.found.notices, *resume.found.other_circumstances(now)]:
+        say(f"note: {line}")
+    exact = resume.env == "exact"
+    restored = snapshot.restore(resume.found.checkpoint, exact, lambda steps: say(f"playing {steps:,} steps again"))
+    if restored.refilling:
+        say("note: the replay memory was not kept, it is filled anew before learning goes on; not bit for bit")
+    elif not exact:
+        say("note: new episodes begin (resume_env=restart); not bit for bit")
+    return restored
+
+
+def go_on(resume: Resume, restored: Restored, trainer: Trainer, watcher: Watcher) -> None:
+    """Let loop and watcher stand where they stood. Raises `CheckpointError`."""
+    state = resume.found.checkpoint.state
+    with refusing("state.json"):
+        counters = watcher.go_on_from(state)
+        if counters.steps != resume.found.step:
+            raise ValueError(f"step {counters.steps} in a checkpoint of step {resume.found.step}")
+        watcher.clock.go_on_from(resume.found.fingerprint["clock"], counters)
+    trainer.go_on_from(counters, restored.result, restored.frame, restored.first)
 
 
 def probe(config: Config) -> Speed:
@@ -289,43 +346,38 @@ def probe(config: Config) -> Speed:
     return Speed(str(parts.device), parts.threads, step_seconds, seconds_per_update(blocks, step_seconds))
 
 
-def train_run(config: Config, run_dir: Path, overrides: list[str], command: list[str]) -> RunSummary:
-    """Train as configured and leave everything in `run_dir`.
+def train_run(
+    config: Config, run_dir: Path, overrides: list[str], command: list[str], resume: Resume | None = None
+) -> RunSummary:
+    """Train as configured and leave everything in `run_dir`, where `resume` says what is there already.
 
-    Raises `Interrupted` after Ctrl-C, once a checkpoint is saved, and the other user errors as they occur.
+    Raises `Interrupted` after a signal, once a checkpoint is saved, and the other user errors as they occur.
     """
-    begin = time.perf_counter()
     with ExitStack() as stack:
-        run = assemble(config, run_dir, stack)
-        write_config(run_dir, plain(config))
-        write_manifest(
-            run_dir,
-            command=command,
-            overrides=overrides,
-            seed=config.seed,
-            device=str(run.device),
-            threads=run.threads,
-        )
-        watcher, metrics = run.watcher, run.watcher.sinks.metrics
-        metrics.config_card(plain(config))
-        with watcher.catching_ctrl_c():
+        run = assemble(config, run_dir, stack, resume)
+        watcher, metrics, device, threads = run.watcher, run.watcher.sinks.metrics, str(run.device), run.threads
+        whole = plain(config)
+        write_config(run_dir, whole)
+        if resume is None:
+            write_manifest(run_dir, command, overrides, config=whole, device=device, threads=threads)
+            metrics.config_card(whole)
+        else:
+            step = resume.found.step
+            add_to_manifest(run_dir, command, step=step, config=whole, device=device, threads=threads)
+        with watcher.stop:
             try:
-                run.trainer.run()
+                if resume is None or not watcher.catch_up(run.trainer.result):
+                    run.trainer.run()
                 watcher.finish(run.trainer.result)
             except Interrupted as stop:
-                watcher.save_interrupted()
-                next_command = f"dqn-eval checkpoint={shown(run_dir)} select=last"
-                raise Interrupted(f"{stop}; saved, evaluate it with {next_command}") from None
+                watcher.save_interrupted(run.trainer.result)
+                how = f"saved, continue with dqn-train resume={shown(run_dir)}"
+                raise Interrupted(f"{stop}; {how}", stop.exit_code) from None
         assert watcher.last is not None
         assert watcher.best is not None
-        metrics.hparams(plain(config), {"eval_return_mean": watcher.last.result.mean})
-    seconds = time.perf_counter() - begin
+        metrics.hparams(whole, {"eval_return_mean": watcher.last.result.mean})
+    seconds = watcher.clock.wall_seconds()
     return RunSummary(run_dir, config, watcher.last, watcher.best, seconds, watcher.reached_goal)
-
-
-def training_seeds(seed: int) -> SeedOf:
-    """A seed for each lane's first episode; the later ones go on from the lane's own generator."""
-    return lambda lane, episode: seeding.integer(seed, Purpose.TRAIN_ENV, lane) if episode == 0 else None
 
 
 def evaluate_checkpoint(

@@ -541,6 +541,8 @@ class RunConfig:
     log_every_steps: int = knob(500, "steps between rows of metrics.csv", ge=1)
     checkpoint_every_steps: int | None = knob(10_000, "steps between checkpoints; null: best and final only", ge=1)
     keep_checkpoints: int = knob(2, "periodic checkpoints kept", ge=1)
+    checkpoint_replay: bool = knob(True, "keep the replay memory on disk too; false: a resumed run fills a new one")
+    stall_s: float = knob(600.0, "seconds without a step after which the run ends itself", gt=0)
     stop_at_return: float | None = knob(None, "end the run when an evaluation reaches this mean return")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from dataclasses import fields
 from typing import Any
 
@@ -67,3 +67,11 @@ def generator(seed: int, device: torch.device) -> torch.Generator:
 def state_of(stream: torch.Generator) -> str:
     """The stream's position as plain text (base64)."""
     return b64encode(stream.get_state().numpy().tobytes()).decode("ascii")
+
+
+def move_to(stream: torch.Generator, state: Any) -> None:
+    """Put the stream where `state_of` found one. Raises `ValueError` where that is not a position of such a stream."""
+    try:
+        stream.set_state(torch.frombuffer(bytearray(b64decode(state, validate=True)), dtype=torch.uint8))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError("not the position of a stream of random numbers") from error

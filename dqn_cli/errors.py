@@ -40,9 +40,13 @@ class StorageError(UserError):
 
 
 class Interrupted(UserError):
-    """Ctrl-C, after everything worth keeping was saved."""
+    """A signal, after everything worth keeping was saved: 130 for Ctrl-C, 75 for those that a scheduler sends."""
 
     exit_code = 130
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def unwritable(error: OSError) -> StorageError:

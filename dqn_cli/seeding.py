@@ -40,3 +40,13 @@ def integer(seed: int, purpose: Purpose, *index: int) -> int:
 def state_of(stream: np.random.Generator) -> dict[str, Any]:
     """The stream's position as plain data (integers, strings, dictionaries)."""
     return dict(stream.bit_generator.state)
+
+
+def move_to(stream: np.random.Generator, state: Any) -> None:
+    """Put the stream where `state_of` found one. Raises `ValueError` where that is not a position of such a stream."""
+    try:
+        stream.bit_generator.state = state
+    except (TypeError, KeyError, OverflowError) as error:
+        raise ValueError("not the position of a stream of random numbers") from error
+    if state_of(stream) != state:  # numbers are rounded silently
+        raise ValueError("not the position of a stream of random numbers")

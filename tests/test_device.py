@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from dqn_cli import device
+from dqn_cli import device, seeding
 from dqn_cli.errors import ConfigError
+from dqn_cli.seeding import Purpose
 from dqn_cli.types import Batch
 
 CORES = device.usable_cores()
@@ -113,3 +116,41 @@ def test_where_a_stream_stands_is_text_that_differs_after_a_draw() -> None:
     assert before == device.state_of(device.generator(5, torch.device("cpu"))) != device.state_of(torch.Generator())
     torch.rand(1, generator=stream)
     assert device.state_of(stream) != before
+
+
+def test_a_stream_goes_on_where_another_stood():
+    one, other = device.generator(1, torch.device("cpu")), device.generator(2, torch.device("cpu"))
+    torch.rand(7, generator=one)
+    device.move_to(other, device.state_of(one))
+    assert torch.equal(torch.randn(9, generator=one), torch.randn(9, generator=other))
+
+
+@pytest.mark.parametrize("state", [None, 3, "", "AAAA", "not base64!", "ä", ["A"]])
+def test_what_is_no_position_of_a_stream_is_refused(state):
+    with pytest.raises(ValueError, match="not the position of a stream"):
+        device.move_to(device.generator(1, torch.device("cpu")), state)
+
+
+def test_numpys_streams_too():
+    one, other = seeding.generator(1, Purpose.REPLAY), seeding.generator(2, Purpose.REPLAY)
+    one.integers(0, 9, 5, dtype=np.uint32)  # half of a 64 bit number is left for the next draw
+    seeding.move_to(other, json.loads(json.dumps(seeding.state_of(one))))
+    assert one.integers(0, 2**30, 9, dtype=np.uint32).tolist() == other.integers(0, 2**30, 9, dtype=np.uint32).tolist()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bit_generator": "MT19937"},
+        {"state": {"state": 1.5, "inc": 3}},
+        {"state": {"state": -1, "inc": 3}},
+        {"state": {"state": 2**200, "inc": 3}},
+        {"state": []},
+        {"has_uint32": "x"},
+        {"uinteger": 2**70},
+    ],
+)
+def test_what_is_no_position_of_numpys_streams_is_refused(change):
+    stream = seeding.generator(1, Purpose.REPLAY)
+    with pytest.raises(ValueError, match=r"position|PCG64"):
+        seeding.move_to(stream, seeding.state_of(stream) | change)

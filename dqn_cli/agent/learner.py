@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from dqn_cli.agent.optimizers import Descent
+from dqn_cli.agent.optimizers import Descent, quantities
 from dqn_cli.algorithm.losses import Error
 from dqn_cli.algorithm.munchausen import Munchausen
 from dqn_cli.algorithm.rules import BootstrapRule, Network
@@ -157,18 +158,31 @@ class Learner:
         }
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over an `optimizer_state`. Raises `ValueError` where it is not of these parameters."""
-        memory: dict[str, dict[str, Tensor]] = {name: {} for name, _ in self.online.named_parameters()}
-        for entry, value in state.items():
-            name, _, key = entry.rpartition(".")
-            if name not in memory:
-                raise ValueError(f"{entry} belongs to no parameter of this network")
-            memory[name][key] = value.clone()
+        """Take over an `optimizer_state`. Raises `ValueError` where it is not one of these optimizers' and parameters.
+
+        Nothing is one too: that of before the first update.
+        """
         names = {id(w): name for name, w in self.online.named_parameters()}
+        wanted: set[str] = set()
         for optimizer in self._descent.optimizers:
-            own = [names[id(w)] for group in optimizer.param_groups for w in group["params"]]
-            entries = {i: memory[name] for i, name in enumerate(own) if memory[name]}
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+            own = [w for group in optimizer.param_groups for w in group["params"]]
+            memory: dict[int, dict[str, Tensor]] = {}
+            for (i, w), (name, large) in product(enumerate(own), quantities(optimizer).items()):
+                wanted.add(entry := f"{names[id(w)]}.{name}")
+                if state:
+                    memory.setdefault(i, {})[name] = _fitted(entry, state.get(entry), w if large else w.new_empty(()))
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": memory})
+        if unknown := sorted(state.keys() - wanted):
+            raise ValueError(f"{unknown[0]} belongs to no parameter of this network")
+
+
+def _fitted(entry: str, value: Tensor | None, like: Tensor) -> Tensor:
+    """`value` in the layout of `like`, if it has its shape: fused kernels pair numbers by their place in memory."""
+    if value is None:
+        raise ValueError(f"{entry} is missing")
+    if value.shape != like.shape or value.dtype != like.dtype:
+        raise ValueError(f"{entry} is {value.dtype} of shape {list(value.shape)}, expected {list(like.shape)}")
+    return torch.empty_like(like, requires_grad=False).copy_(value)
 
 
 def _below(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -74,6 +75,19 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
         case SgdConfig():
             return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum)
     raise TypeError(f"no optimizer for {type(config).__name__}")
+
+
+def quantities(optimizer: torch.optim.Optimizer) -> dict[str, bool]:
+    """What an optimizer remembers of each parameter once it has made a step, found out by making one.
+
+    By name, whether it is as large as the parameter (else it is one number).
+    """
+    w = nn.Parameter(torch.zeros(1))
+    w.grad = torch.zeros(1)
+    like: Any = type(optimizer)
+    other = like([w], **optimizer.defaults)
+    other.step()
+    return {name: value.dim() > 0 for name, value in other.state[w].items() if isinstance(value, torch.Tensor)}
 
 
 class RmspropNature(torch.optim.Optimizer):

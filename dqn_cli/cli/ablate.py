@@ -11,9 +11,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from dqn_cli.cli.arguments import typed_keys
+from dqn_cli.cli.arguments import MULTIRUN, typed_keys
+from dqn_cli.cli.composition import compose_job, read, words_of_jobs
 from dqn_cli.cli.explain import explain
-from dqn_cli.cli.job import compose_job, read, words_of_jobs
 from dqn_cli.cli.paths import NOTHING, WITHOUT
 from dqn_cli.config import (
     Config,
@@ -55,7 +55,7 @@ def take(argv: Sequence[str]) -> tuple[list[str], str | None]:
         raise ConfigError(f"{KEY} is given twice, by {found[0]} and {found[1]}; write one of them")
     if how not in (EACH, ADD):
         raise ConfigError(f"{found[0]} is not one of {EACH}, {ADD}; write {KEY}={EACH}")
-    if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*argv}:
+    if not MULTIRUN & {*argv}:
         raise ConfigError(f"{found[0]} makes several runs; write -m before it")
     return [word for word in argv if word not in found], how
 

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from dqn_cli.cli.paths import WITHOUT, choices, in_short
+from dqn_cli.cli.paths import OWN_WORDS, WITHOUT, choices, in_short
 from dqn_cli.config import CHOICES
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import SECTIONS, SETTINGS, check_key, similar_settings, suggestion
@@ -22,6 +22,7 @@ from dqn_cli.validate import SECTIONS, SETTINGS, check_key, similar_settings, su
 GROUPS = (*CHOICES, "family", "experiment")  # those that every run has a choice of
 CHOSEN = (*GROUPS, WITHOUT)  # those that take the name of a file
 OWN_FLAGS = ("--list",)
+MULTIRUN = frozenset({"-m", "--multirun", "hydra.mode=MULTIRUN"})  # words, one of which makes a sweep
 _POWER_OF_TEN = re.compile(r"(?<![\w.])\d+(?:\.\d+)?[eE]\+?\d+(?![\w.])")
 
 
@@ -93,7 +94,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _unknown_flag(flag: str, flags: Sequence[str]) -> ConfigError:
     key, eq, value = flag.lstrip("-").partition("=")
-    if key in (*CHOSEN, *SETTINGS):
+    if key in (*CHOSEN, *SETTINGS, *OWN_WORDS):
         return ConfigError(f"{flag} is not a flag: settings have no dashes; write {key}={value if eq else '...'}")
     key = key.replace("-", "_")
     setting = f"{near} Settings have no dashes" if (near := similar_settings(key)) else ""

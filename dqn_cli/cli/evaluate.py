@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import Field, fields
@@ -152,21 +152,30 @@ def _default(f: Field[Any]) -> str:
     return "null" if f.default is None else f"{f.default:g}" if isinstance(f.default, float) else str(f.default)
 
 
-def trusted_config(checkpoint: Checkpoint, folder: Path, module: str | None) -> Config:
-    """The run's configuration, valid, and with no module in it but the one that the user wrote.
+def trusted(data: Mapping[str, Any], source: Path) -> Config:
+    """A run's configuration from data that nobody vouches for: valid, and with no module in its environment's id.
 
-    Raises `CheckpointError` where it is not valid, `ConfigError` where a module has to be written.
+    Raises `CheckpointError`, with `source` for where it comes from.
     """
     from dqn_cli.settle import settle
     from dqn_cli.validate import typed
 
     try:
-        config = typed(checkpoint.config)
+        config = typed(data)
         settle(deepcopy(config), ())  # it may clip, and what was trained with counts
     except Exception as error:  # data that nobody vouches for may break a parser in any way
-        raise CheckpointError(f"{folder}/config.json: not a run's configuration: {error}") from error
+        raise CheckpointError(f"{source}: not a run's configuration: {error}") from error
     if ":" in config.env.id:
-        raise CheckpointError(f"{folder}/config.json: env.id={config.env.id} would import a module; it is not loaded")
+        raise CheckpointError(f"{source}: env.id={config.env.id} would import a module; it is not loaded")
+    return config
+
+
+def trusted_config(checkpoint: Checkpoint, folder: Path, module: str | None) -> Config:
+    """The run's configuration, valid, and with no module in it but the one that the user wrote.
+
+    Raises `CheckpointError` where it is not valid, `ConfigError` where a module has to be written.
+    """
+    config = trusted(checkpoint.config, folder / "config.json")
     if isinstance(config.env, GymConfig):
         if config.env.module is not None and module is None:
             raise ConfigError(

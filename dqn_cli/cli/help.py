@@ -13,7 +13,7 @@ from typing import Any
 import omegaconf
 
 import dqn_cli
-from dqn_cli.cli.paths import WITHOUT, choices, conf_dir, in_short
+from dqn_cli.cli.paths import OWN_WORDS, WITHOUT, choices, conf_dir, in_short
 from dqn_cli.config import CHOICES, Range
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import ENV_KINDS, SETTINGS, check_key, suggestion
@@ -23,7 +23,7 @@ MIN_COLUMNS = 40
 LISTS = {f"{group}s": group for group in GROUPS} | {"settings": ""}
 
 OVERVIEW = """\
-usage: dqn-train [--version] [-m] [KEY=VALUE ...]
+usage: dqn-train [--version] [-m] [resume=X] [KEY=VALUE ...]
   dqn-train env=CartPole variant=ddqn
   dqn-train -m experiment=rainbow ablate=each (a sweep)
 
@@ -31,7 +31,7 @@ usage: dqn-train [--version] [-m] [KEY=VALUE ...]
 
 -m, --multirun    run every combination of a,b,c
 --list WHAT       {lists}
---help KEY        a setting, or a group such as run
+--help KEY        a setting, a group such as run, or resume
 --cfg job         all settings; --info defaults: their files
 {completion}"""
 
@@ -85,9 +85,11 @@ def setting(topic: str) -> str:
     """What a setting means, or all settings of a group; `ConfigError` where there is no such thing."""
     chosen = [key for key in SETTINGS if key == topic or key.startswith(f"{topic}.")]
     lists = [f"{topic}={name}" for name in choices(topic)] if topic in (*GROUPS, "family", WITHOUT) else []
-    if not chosen and not lists:
+    if not chosen and not lists and topic not in OWN_WORDS:
         check_key(topic, {})
     columns = shutil.get_terminal_size().columns
+    if topic in OWN_WORDS:
+        return "\n".join(_hanging(f"{key}=", text, columns, 18) for key, text in OWN_WORDS.items() if topic in key)
     head = [_hanging(f"{topic}=", in_short(choices(topic), " "), columns, 13)] if lists else []
     return "\n".join([*head, *_settings(chosen), *(["", _note()] if chosen else [])])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,13 +16,17 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dqn_cli.cli import ablate, sweep
-from dqn_cli.cli.arguments import check, clean
+from dqn_cli.cli import ablate, frozen, sweep
+from dqn_cli.cli.arguments import MULTIRUN, check, clean
+from dqn_cli.cli.composition import has_basic_sweeper, overrides_of
 from dqn_cli.cli.explain import explain
-from dqn_cli.cli.job import Escaped, load, overrides_of, task
-from dqn_cli.cli.paths import CLAIM, conf_dir, env_folder, job_folder, method_folder
+from dqn_cli.cli.job import Escaped, load, task
+from dqn_cli.cli.lock import CLAIM
+from dqn_cli.cli.paths import conf_dir, env_folder, job_folder, method_folder
+from dqn_cli.cli.way import Asked
 from dqn_cli.config import CHOICES, Config
 from dqn_cli.errors import ConfigError, Interrupted, StorageError
+from dqn_cli.training.summary import shown
 
 
 def register() -> None:
@@ -51,41 +55,75 @@ class Checks(Callback):
             raise Escaped(error) from error
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """A sweep: remember its folder, which the table at its end needs, also when a job failed."""
-        folder = Checks.sweep_dir = Path(config.hydra.sweep.dir)
-        if any(folder.rglob(CLAIM)):
-            Checks.sweep_dir = None
-            raise Escaped(ConfigError(f"hydra.sweep.dir={folder} already holds runs; write another folder"))
-        if Checks.ablation is not None:
-            try:
+        """A sweep: its configurations are frozen, and its folder is remembered for the table at its end."""
+        try:
+            folder = Path(config.hydra.sweep.dir)
+            if Checks.ablation is not None:
                 ablate.extend(config, Checks.ablation)
-            except Exception as error:
-                raise Escaped(_told(error)) from error
+            if has_basic_sweeper(config.hydra):
+                self.keep(folder, frozen.compare(folder, frozen.jobs_of(config, folder)))
+            elif any(folder.rglob(CLAIM)):
+                raise ConfigError(f"hydra.sweep.dir={folder} already holds runs; write another folder")
+        except Exception as error:
+            raise Escaped(_told(error)) from error
+        Checks.sweep_dir = folder
+
+    def keep(self, folder: Path, jobs: Mapping[tuple[str, ...], Any]) -> None:
+        """Write what the jobs take their configurations from."""
+        if jobs:
+            frozen.keep(folder, jobs)
 
 
-def launch(argv: Sequence[str]) -> int:
-    """Run `dqn-train` with these arguments: 0, or 1 where jobs of a sweep failed. Raises a single run's errors."""
+def launch(argv: Sequence[str], asked: Asked | None = None) -> int:
+    """Run `dqn-train` with these arguments: 0, or 1 where jobs of a sweep failed. Raises a single run's errors.
+
+    `asked` is what `resume=auto` asks for.
+    """
     words, Checks.ablation = ablate.take(argv)
+    if asked is not None:
+        _check_auto(words)
     arguments = check(clean(words))
     register()
-    app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
+
+    def single(composed: DictConfig) -> float | None:
+        return task(composed, asked)
+
+    app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(
+        task if asked is None else single
+    )
     Checks.sweep_dir = None
     try:
         with _as_hydra_expects([sys.argv[0], *arguments]):
             app()
     except KeyboardInterrupt:
         _end_of_sweep()
-        raise Interrupted("stopped by Ctrl-C") from None
+        raise _stopped(Interrupted("stopped by Ctrl-C"), words) from None
     except Escaped as escaped:
         with suppress(OSError):  # it may be why there is no going on
             _end_of_sweep()
-        raise escaped.error from escaped.__cause__
+        raise _stopped(escaped.error, words) from escaped.__cause__
     except Exception as error:
         failed = _end_of_sweep()
         if failed:  # a sweeper that stops at a job's failure, which the table has told
             return 1
         raise _told(error) from error
     return 1 if _end_of_sweep() else 0
+
+
+def _check_auto(words: Sequence[str]) -> None:
+    if MULTIRUN & {*words}:
+        raise ConfigError("resume=auto does nothing with -m: a sweep goes on with the same command again; remove it")
+    if not any(word.startswith("hydra.run.dir=") for word in words):
+        raise ConfigError("resume=auto needs a folder that stays the same; write hydra.run.dir=...")
+
+
+def _stopped(error: Exception, words: Sequence[str]) -> Exception:
+    """The error, with how to go on where it stopped a sweep."""
+    if Checks.sweep_dir is None or not isinstance(error, Interrupted):
+        return error
+    typed = any(word.startswith("hydra.sweep.dir=") for word in words)
+    folder = "" if typed else f" and hydra.sweep.dir={shown(Checks.sweep_dir)}"
+    return Interrupted(f"{error}; go on with the same command{folder}", error.exit_code)
 
 
 def _end_of_sweep() -> int:

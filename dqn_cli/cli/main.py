@@ -31,9 +31,13 @@ def _train(argv: list[str]) -> int:
 
     if _answered(argv, "dqn-train", texts.overview):
         return 0
+    from dqn_cli.cli import resume
     from dqn_cli.cli.hydra_app import launch
 
-    return launch(argv)
+    words, asked = resume.take(argv)
+    if asked is not None and asked.folder != resume.AUTO:
+        return resume.run(asked, words)
+    return launch(words, asked)
 
 
 def _plan(argv: list[str]) -> int:

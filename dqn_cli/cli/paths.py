@@ -1,19 +1,24 @@
-"""Where configuration files are found, and how the folders of runs are named and claimed."""
+"""Where configuration files are found, and how the folders of runs are named."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Collection
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from dqn_cli.errors import ConfigError, StorageError
+from dqn_cli.errors import ConfigError
 
-CLAIM = "run.lock"
 WITHOUT, NOTHING = "without", "nothing"  # the group of parts that are left out; its file that leaves out none
+
+# words of dqn-train that no setting is, and what they mean
+OWN_WORDS = {
+    "ablate": "each|add: with -m, take a preset apart",
+    "resume": "a run's folder, which goes on where it stopped; auto: that of hydra.run.dir, or a new one",
+    "resume_env": "exact|restart: environments come back to where they were, or begin new episodes",
+    "resume_override": "true: go on with settings that make another run of it",
+}
 
 
 def conf_dir() -> Path:
@@ -76,26 +81,3 @@ def job_folder(name: str, limit: int = 120) -> str:
     if len(plain) <= limit:
         return plain
     return f"{plain[: limit - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def claim(folder: Path) -> None:
-    """Make `folder` ours alone, by a file that only one run can create; `ConfigError` where a run has it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CLAIM).touch(exist_ok=False)
-    except FileExistsError:
-        raise ConfigError(f"hydra.run.dir={folder} already holds a run; write another folder") from None
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written ({error.strerror}); write another hydra.run.dir") from error
-
-
-def release(folder: Path) -> None:
-    """Undo `claim` for a run that never began to write; folders above go too, where they are empty and below here."""
-    if [file.name for file in folder.iterdir()] != [CLAIM]:
-        return
-    (folder / CLAIM).unlink()
-    with suppress(OSError):
-        if folder.is_relative_to(here := Path.cwd()) and folder != here:
-            os.removedirs(folder.relative_to(here))
-        else:
-            folder.rmdir()

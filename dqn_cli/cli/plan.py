@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,15 +17,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from dqn_cli.cli import plan_report
+from dqn_cli.cli import plan_report, resume
 from dqn_cli.cli.arguments import typed_keys
+from dqn_cli.cli.composition import compose_job, overrides_of, read, words_of_jobs
 from dqn_cli.cli.explain import explain
 from dqn_cli.cli.hydra_app import Checks, launch
-from dqn_cli.cli.job import Escaped, compose_job, overrides_of, read, words_of_jobs
-from dqn_cli.cli.paths import CLAIM, NOTHING, WITHOUT
+from dqn_cli.cli.job import Escaped
+from dqn_cli.cli.paths import NOTHING, WITHOUT
 from dqn_cli.cli.plan_report import Settled
 from dqn_cli.cli.preflight import preflight
 from dqn_cli.cli.provenance import sources
+from dqn_cli.cli.runs import refuse_run, standing
 from dqn_cli.cli.sweep import labels
 from dqn_cli.errors import ConfigError, StorageError, UserError
 from dqn_cli.training.forecast import Forecast, forecast
@@ -39,7 +41,9 @@ _COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
 def main(argv: Sequence[str]) -> int:
     """Run `dqn-plan` with these arguments; the exit code. Raises user errors."""
     Plans.probing = NO_PROBE not in argv
-    words = [word for word in argv if word != NO_PROBE]
+    words, asked = resume.take([word for word in argv if word != NO_PROBE])
+    if asked is not None:
+        raise ConfigError(f"dqn-plan shows what begins; leave out resume={asked.folder}")
     try:
         return launch(words if _COMPLETION & {*words} else [*words, _CALLBACK])
     except _Shown as shown:
@@ -69,6 +73,9 @@ class Plans(Checks):
         Checks.sweep_dir = None  # there will be nothing in it
         _end(lambda: _show_sweep(config))
 
+    def keep(self, folder: Path, jobs: Mapping[tuple[str, ...], Any]) -> None:
+        """Write nothing."""
+
 
 def _end(show: Callable[[], int]) -> None:
     """Hydra would swallow the errors of a callback."""
@@ -93,8 +100,8 @@ def _show(composed: DictConfig, config_name: str) -> int:
     HydraConfig.instance().set_config(composed)  # the folder's name asks for it
     folder = Path(composed.hydra.run.dir)
     above = _check_folder(folder)
-    if (folder / CLAIM).exists():
-        raise ConfigError(f"hydra.run.dir={folder} already holds a run; write another folder")
+    if (stands := standing(folder)) is not None:
+        raise refuse_run(folder, stands)
     overrides = [*composed.hydra.overrides.hydra, *overrides_of(composed.hydra)]
     speed = _probe(run) if Plans.probing else None
     config, facts, totals = run.config, run.facts, run.forecast

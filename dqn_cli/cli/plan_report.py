@@ -161,8 +161,10 @@ def resources(config: Config, totals: Forecast, folder: Path) -> Iterator[str]:
     whole = totals.model_bytes + totals.optimizer_bytes
     each = f"{size(whole)} each (weights {size(totals.model_bytes)}, optimizer {size(totals.optimizer_bytes)})"
     yield _row("checkpoints", f"{periodic}best and final; {each}")
-    needed = size((kept + 1) * whole + totals.model_bytes)
-    yield _row("disk", f"{needed} of checkpoints stay, of {size(shutil.disk_usage(folder).free)} free; and the logs")
+    if totals.replay_disk_bytes:
+        yield _row("replay on disk", f"at most {size(totals.replay_disk_bytes)}, before compression")
+    needed = size((kept + 1) * whole + totals.model_bytes + totals.replay_disk_bytes)
+    yield _row("disk", f"at most {needed} of checkpoints stay, of {size(shutil.disk_usage(folder).free)} free; and the logs")
 
 
 def expected_time(config: Config, facts: EnvFacts, totals: Forecast, speed: Speed) -> Iterator[str]:

@@ -24,11 +24,17 @@ def preflight(config: Config, typed_keys: Typed) -> tuple[EnvFacts, list[str]]:
     notices = settle(config, typed_keys)
     if config.init_from is not None and not Path(config.init_from).exists():
         raise CheckpointError(f"init_from={config.init_from} does not exist; write a run folder or a checkpoint folder")
+    facts = fitting(config)
+    return facts, notices + facts.notices
+
+
+def fitting(config: Config) -> EnvFacts:
+    """Compare a settled configuration with the environment and the memory of this machine. Raises user errors."""
     facts = describe(config.env)
     _check_table(config, facts)
     _check_network(config, facts)
     _check_memory(config, facts)
-    return facts, notices + facts.notices
+    return facts
 
 
 def _check_table(config: Config, facts: EnvFacts) -> None:

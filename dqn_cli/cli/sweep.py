@@ -14,14 +14,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from dqn_cli.cli.lock import is_held
 from dqn_cli.cli.paths import NOTHING, WITHOUT
+from dqn_cli.cli.runs import JOBS
 
 RESULT = "result.json"
 
 
 def record(folder: Path, **result: Any) -> None:
-    """Write how a job stands: status, overrides, return_mean, error, exit_code, job."""
-    (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+    """Write how a job stands: status, overrides, return_mean, error, exit_code, job; whole or not at all."""
+    temporary = folder / f".tmp-{RESULT}"
+    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    temporary.replace(folder / RESULT)
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """How a job stood when it told last; None where it never did, or what it wrote is not to be read."""
+    try:
+        result = json.loads((folder / RESULT).read_text())
+        known = {"job": int, "status": str, "overrides": list}
+        return result if all(isinstance(result[key], kind) for key, kind in known.items()) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def collect(sweep: Path) -> list[dict[str, Any]]:
@@ -29,11 +43,12 @@ def collect(sweep: Path) -> list[dict[str, Any]]:
     tell its end has the status `lost`.
     """
     results = []
-    for file in sweep.rglob(RESULT):
-        result = json.loads(file.read_text())
-        if result["status"] == "running":
+    for folder in sorted(file.parent for file in sweep.rglob(RESULT)):
+        if (result := read(folder)) is None:
+            continue
+        if result["status"] == "running" and not is_held(folder):
             result |= {"status": "lost", "error": "the process ended without a word (killed, out of memory?)"}
-        results.append({**result, "folder": str(file.parent)})
+        results.append({**result, "folder": str(folder)})
     return sorted(results, key=lambda result: int(result["job"]))
 
 
@@ -42,6 +57,7 @@ def finish(sweep: Path) -> int:
     (sweep / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own: it names code to run, and results.csv says more
     results = collect(sweep)
     if not results:
+        (sweep / JOBS).unlink(missing_ok=True)
         with suppress(OSError):  # up to the first folder that holds other things
             os.removedirs(sweep)
         return 0

@@ -128,7 +128,7 @@ class AtariLanes:
 
     def __init__(self, config: AtariConfig, num_envs: int, seed_of: SeedOf) -> None:
         self._screen = screen_of(config)
-        self.num_envs = num_envs
+        self.env_id, self.num_envs = config.id, num_envs
         self.spec = ObsSpec(self._screen.frame_shape, "uint8", config.frame_stack)
         self._env = AtariVectorEnv(
             registered_rom(config.id),
@@ -153,17 +153,27 @@ class AtariLanes:
         self._seed_of = seed_of
         self._life_loss = config.life_loss
         self._limit_steps = limit_steps(config)
-        self._in_flight = False
+        self._in_flight = self._begun = False
+        self._episode, self._length = np.zeros((2, num_envs), np.int64)
+        self._score = np.zeros(num_envs)
 
     def reset(self) -> NDArray[np.uint8]:
         """Begin episode 0 in every lane; its first frames `[E, *frame_shape]`."""
+        return self.begin(np.ones(self.num_envs, np.bool_), np.zeros(self.num_envs, np.int64))
+
+    def begin(self, which: NDArray[np.bool_], episodes: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Begin the episodes of these numbers `[E]` in the lanes `which` `[E]`, whatever was played there.
+
+        The frames to act on next `[E, *frame_shape]`; those of the other lanes are as they were. The first `begin`
+        begins episode 0 in the other lanes too: the engine wants all or none then.
+        """
         if self._in_flight:
             self._env.recv()  # else the steps still under way would be taken for the first frames
             self._in_flight = False
-        lanes = self.num_envs
-        self._episode, self._length = np.zeros((2, lanes), np.int64)
-        self._score = np.zeros(lanes)
-        frame, self._lives = self._restart(np.ones(lanes, np.bool_))
+        self._episode[which] = episodes[which]
+        self._score[which] = self._length[which] = 0
+        frame, self._lives = self._restart(which if self._begun else np.ones_like(which))
+        self._begun = True
         return frame
 
     def send(self, actions: NDArray[np.int64]) -> None:

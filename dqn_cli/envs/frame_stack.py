@@ -32,3 +32,8 @@ class FrameStack:
         if first.any():
             self._new[first] = frame[first, None]
         return self._new
+
+    @property
+    def frames(self) -> NDArray[Any]:
+        """What the next push goes on from, `[E, *obs_shape]`, and may be written to; empty without stacking."""
+        return self._new

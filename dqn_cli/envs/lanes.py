@@ -41,6 +41,16 @@ def make_lanes(config: EnvConfig, num_envs: int, seed_of: SeedOf, render: str | 
     return GymLanes(config, num_envs, seed_of, render)
 
 
+def reseed_every_steps(config: EnvConfig) -> int:
+    """Steps of a lane after which its next episode gets a seed of its own: what a resumed run plays again is shorter.
+
+    A seed costs an Atari lane a fifth of a second, because the emulator loads the ROM again, and the other lanes wait
+    for it. Eight lanes that take 2,000 steps/s together come to 20,000 each in 80 s and lose 8 x 0.2 s of them: 2 %.
+    Elsewhere a seed costs next to nothing, and 50,000 steps are played again in seconds.
+    """
+    return 20_000 if isinstance(config, AtariConfig) else 50_000
+
+
 def frame_skip_of(config: EnvConfig) -> int | None:
     """Emulator frames in a step; None where there is no emulator."""
     return config.frame_skip if isinstance(config, AtariConfig) else None

@@ -43,7 +43,7 @@ class GymLanes:
         render: str | None = None,
         make: MakeEnv = make_env,
     ) -> None:
-        self.num_envs = num_envs
+        self.env_id, self.num_envs = config.id, num_envs
         with ExitStack() as stack:  # closes what was made if the next one cannot be
             envs = [stack.enter_context(closing(make(config, render if i == 0 else None))) for i in range(num_envs)]
             self.spec, write = observer(config.id, envs[0].observation_space, config.frame_stack)
@@ -62,6 +62,7 @@ class GymLanes:
         self._actions: list[int] | None = None
         # two of each, used in turn: a result stays valid while the next one is made
         self._buffers = [(self._empty_result(), self._empty_frames()) for _ in range(2)]
+        self._frame = self._buffers[0][1]  # what `begin` leaves as it is
 
     def _empty_frames(self) -> Frame:
         return np.zeros((self.num_envs, *self.spec.frame_shape), self.spec.dtype)
@@ -73,11 +74,24 @@ class GymLanes:
 
     def reset(self) -> Frame:
         """Begin episode 0 in every lane; its first frames `[E, *frame_shape]`, valid until the second `recv`."""
+        return self.begin(np.ones(self.num_envs, np.bool_), np.zeros(self.num_envs, np.int64))
+
+    def begin(self, which: NDArray[np.bool_], episodes: NDArray[np.int64]) -> Frame:
+        """Begin the episodes of these numbers `[E]` in the lanes `which` `[E]`, whatever was played there.
+
+        The frames to act on next `[E, *frame_shape]`, valid until the second `recv`; those of the other lanes are as
+        they were. Actions that were sent are forgotten. Until its first `begin` a lane is at rest: its frames are
+        zeros and it takes no step.
+        """
         self._actions = None
         _, frames = self._buffers[0]
+        np.copyto(frames, self._frame)
         for lane in self._lanes:
-            self._begin(lane, 0, frames)
-        self._pictures = self._lanes[0].take_pictures()
+            if which[lane.index]:
+                self._begin(lane, int(episodes[lane.index]), frames)
+        if which[0]:
+            self._pictures = self._lanes[0].take_pictures()
+        self._frame = frames
         return frames
 
     def send(self, actions: NDArray[np.int64]) -> None:
@@ -93,6 +107,8 @@ class GymLanes:
         result, begun = self._buffers[0]
         ended: list[_Lane] = []
         for lane, action in zip(self._lanes, actions, strict=True):
+            if not lane.begun:
+                continue
             i = lane.index
             reward, terminated, truncated, terminal = lane.step(action, result.next_frame[i])
             result.reward[i] = reward
@@ -109,6 +125,7 @@ class GymLanes:
             result.frame = begun
             for lane in ended:
                 self._begin(lane, lane.episode + 1, begun)
+        self._frame = result.frame
         return result
 
     def _begin(self, lane: _Lane, episode: int, frames: Frame) -> None:
@@ -147,11 +164,13 @@ class _Lane:
         keeps_pictures: bool,
     ) -> None:
         self.index = index
+        self.begun = False
         self.episode, self.length, self.score = 0, 0, 0.0
         self._id, self._env, self._write, self._first_action = env_id, env, write, first_action
         self._keeps_pictures, self._pictures = keeps_pictures, list[Picture]()
 
     def reset(self, episode: int, seed: int | None, out: Frame) -> None:
+        self.begun = True
         self.episode, self.length, self.score = episode, 0, 0.0
         try:
             observation, _ = self._env.reset(seed=seed)

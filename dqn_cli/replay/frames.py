@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,23 @@ from numpy.typing import NDArray
 from dqn_cli.types import ObsSpec
 
 Ids = NDArray[np.int64]
+
+
+class Ring(NamedTuple):
+    """What a ring holds: the record `id` of those in [begin, end) lies at `id` modulo the storage's length.
+
+    Records that resemble each other, since they are of one environment, come `lanes` ids apart, as a rule.
+    """
+
+    storage: NDArray[Any]
+    begin: int
+    end: int
+    lanes: int
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one record."""
+        return self.storage[:1].nbytes
 
 
 def first_stack(first: Ids, stack: int) -> Ids:
@@ -28,6 +45,11 @@ def ring_slots(first_id: int, count: int, size: int) -> slice | Ids:
     if slot + count <= size:
         return slice(slot, slot + count)
     return np.arange(first_id, first_id + count) % size
+
+
+def lost(ids: Ids, begin: int, end: int) -> bool:
+    """Whether some of the stacks `[..., stack]` have frames outside [begin, end), or not in their order of time."""
+    return bool((ids < begin).any() or (ids >= end).any() or (ids[..., 1:] < ids[..., :-1]).any())
 
 
 class FrameRing:

@@ -5,6 +5,7 @@ Returns are finished before a row is stored, so that a batch is a pure gather: r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from dqn_cli.errors import ConfigError
-from dqn_cli.replay.frames import FrameRing, Ids, first_stack, pushed_stack, ring_slots
+from dqn_cli.errors import CheckpointError, ConfigError
+from dqn_cli.replay.frames import FrameRing, Ids, Ring, first_stack, lost, pushed_stack, ring_slots
 from dqn_cli.replay.n_step import NStepAccumulator, Rows
 from dqn_cli.replay.samplers import Prioritized, Sampler, Uniform
 from dqn_cli.replay.size import frames_kept, margin, replay_bytes, row_dtype
 from dqn_cli.types import Batch, ObsSpec, StepResult
+
+SMALL = "memory."  # before the names in `small_state`
+MOST = 1 << 60  # ids and counters: none of them ever comes near
 
 
 class ReplayMemory:
@@ -37,28 +41,33 @@ class ReplayMemory:
         sampler: Sampler | None = None,
     ) -> None:
         self.capacity = capacity
+        self._spec = spec
         self._sampler: Sampler = Uniform() if sampler is None else sampler
         self._accumulator, self._rng, self._clip = accumulator, rng, reward_clip
-        n_step, num_envs = accumulator.n_step, accumulator.num_envs
+        # Several environments' rows are not sorted by their oldest frame: the row after the oldest may point to frames
+        # up to a margin older. So a row retires while its frames are still there, a margin before they are overwritten.
+        self._margin = margin(spec.stack, accumulator.n_step, accumulator.num_envs)
+        self._allocate()
+
+    def _allocate(self) -> None:
+        """Make room, and forget everything."""
+        spec, n_step, num_envs = self._spec, self._accumulator.n_step, self._accumulator.num_envs
         try:
-            self._frames = FrameRing(frames_kept(capacity, spec, n_step, num_envs), spec)
-            self._rows = np.zeros(capacity, row_dtype(spec.stack))
+            self._frames = FrameRing(frames_kept(self.capacity, spec, n_step, num_envs), spec)
+            self._rows = np.zeros(self.capacity, row_dtype(spec.stack))
             self._stacks = np.zeros((num_envs, spec.stack), np.int64)  # what each environment shows now
-            accumulator.allocate(spec.stack)
-            self._sampler.allocate(capacity)
+            self._accumulator.allocate(spec.stack)
+            self._sampler.allocate(self.capacity)
         except (MemoryError, ValueError) as error:  # ValueError: more than an array can ever index
-            prioritized = isinstance(sampler, Prioritized)
-            needed = replay_bytes(capacity, spec, n_step, num_envs, prioritized)
+            prioritized = isinstance(self._sampler, Prioritized)
+            needed = replay_bytes(self.capacity, spec, n_step, num_envs, prioritized)
             free = psutil.virtual_memory().available
             raise ConfigError(
-                f"replay.capacity={capacity} needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; "
+                f"replay.capacity={self.capacity} needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; "
                 "write a smaller capacity"
             ) from error
         self._columns = {name: self._rows[name] for name in row_dtype(spec.stack).names or ()}
         self._oldest_row = self._next_row = 0
-        # Several environments' rows are not sorted by their oldest frame: the row after the oldest may point to frames
-        # up to a margin older. So a row retires while its frames are still there, a margin before they are overwritten.
-        self._reach = len(self._frames) - margin(spec.stack, n_step, num_envs)
 
     def __len__(self) -> int:
         """Live rows: those that can be sampled."""
@@ -126,24 +135,105 @@ class ReplayMemory:
         assert count <= len(self), f"{count} rows wanted, {len(self)} are live"
         return self._batch(np.arange(self._next_row - count, self._next_row))
 
+    def cut(self, frame: NDArray[Any]) -> int:
+        """Every episode ends here, as if truncated, and `frame [E, *frame_shape]` begin new ones: rows that this made.
+
+        For environments that could not come back to where they were. Nothing reaches across the cut.
+        """
+        live = self._live
+        rows = self._accumulator.cut(self._stacks)
+        self._write(rows)
+        self._stacks = first_stack(self._frames.append(frame), self._stacks.shape[1])
+        self._retire()
+        self._sampler.moved(live, self._live)
+        return len(rows.action)
+
     def check_valid(self) -> None:
         """Assert that every live row points to frames that are still there, in their order of time."""
         assert 0 <= len(self) <= self.capacity
-        live = self._rows[np.arange(self._oldest_row, self._next_row) % self.capacity]
-        obs, next_obs = live["ids"][:, 0], live["ids"][:, 1]
-        assert (live["ids"] >= self._frames.next_id - len(self._frames)).all(), "a live row points to a lost frame"
-        assert (live["ids"] < self._frames.next_id).all(), "a live row points to a frame that is yet to come"
-        assert (np.diff(live["ids"]) >= 0).all(), "a stack is not in the order of time"
-        assert (obs[:, -1] < next_obs[:, -1]).all(), "a transition does not lead forward"
-        assert ((live["discount"] >= 0) & (live["discount"] <= 1)).all()
+        fault = self._row_fault()
+        assert fault is None, fault
         self._sampler.check_valid(self._live)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Everything but `rng`, as plain arrays (views, not copies): equal bytes mean equal memories."""
-        counters = np.array([self._frames.next_id, self._oldest_row, self._next_row])
         rows = {f"row.{name}": column for name, column in self._columns.items()}
-        own = {"frames": self._frames.storage, "stacks": self._stacks, "counters": counters}
-        return {**own, **rows, **self._accumulator.state_dict(), **self._sampler.state_dict()}
+        return {"frames": self._frames.storage, **rows, **self._small()}
+
+    def rings(self) -> dict[str, Ring]:
+        """What `state_dict` has of frames and rows: all that were not overwritten yet, also rows that retired."""
+        sizes = {"frames": (self._frames.storage, self._frames.next_id), "rows": (self._rows, self._next_row)}
+        lanes = self._accumulator.num_envs
+        return {name: Ring(ring, max(0, end - len(ring)), end, lanes) for name, (ring, end) in sizes.items()}
+
+    def small_state(self) -> dict[str, NDArray[Any]]:
+        """What `state_dict` has beside the rings, copied."""
+        return {SMALL + name: array.copy() for name, array in self._small().items()}
+
+    def load(
+        self, small: Mapping[str, NDArray[Any]], fill: Callable[[dict[str, Ring]], None], num_actions: int
+    ) -> None:
+        """Become the memory whose `small_state` is `small`; `fill` writes its records into the storages of the rings.
+
+        Nobody vouches for either: raises `CheckpointError` where they are not those of a memory as large as this one,
+        of environments with `num_actions` actions. Then the memory is empty, as it is at first.
+        """
+        self._allocate()
+        try:
+            self._load_small(small, num_actions)
+            fill(self.rings())
+            if fault := self._row_fault(num_actions):
+                raise ValueError(fault)
+        except (CheckpointError, ValueError) as error:
+            self._allocate()
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"the replay memory of the checkpoint is not one: {error}") from error
+
+    def _small(self) -> dict[str, NDArray[Any]]:
+        counters = np.array([self._frames.next_id, self._oldest_row, self._next_row])
+        own = {"stacks": self._stacks, "counters": counters}
+        return {**own, **self._accumulator.state_dict(), **self._sampler.state_dict()}
+
+    def _load_small(self, small: Mapping[str, NDArray[Any]], num_actions: int) -> None:
+        own = self._small()
+        if odd := small.keys() ^ {SMALL + name for name in own}:
+            raise ValueError(f"{min(odd)[:60]!r} is missing or unknown")
+        state = {name: small[SMALL + name] for name in own}
+        for name, array in own.items():
+            found = state[name]
+            if found.shape != array.shape or found.dtype != array.dtype:
+                wanted = f"expected {array.dtype} of shape {array.shape}"
+                raise ValueError(f"{SMALL}{name} is {found.dtype} of shape {found.shape}, {wanted}")
+        next_id, oldest_row, next_row = state["counters"].tolist()
+        # each row came with a frame of its own, and the first frames were there before
+        if not 0 <= oldest_row <= next_row <= next_id - len(self._stacks) <= MOST:
+            raise ValueError(f"{next_id} frames, rows {oldest_row} to {next_row}")
+        if next_row - oldest_row > self.capacity:
+            raise ValueError(f"{next_row - oldest_row} rows, its capacity is {self.capacity}")
+        self._frames.next_id, self._oldest_row, self._next_row = next_id, oldest_row, next_row
+        reached = max(0, next_id - self._margin), next_id  # by what is not a row yet
+        if lost(state["stacks"], *reached):
+            raise ValueError("an environment shows a lost frame")
+        self._stacks = state["stacks"].copy()
+        self._accumulator.load(state, *reached, num_actions)
+        self._sampler.load(state, self._live)
+
+    def _row_fault(self, num_actions: int = MOST) -> str | None:
+        """What is wrong with a live row."""
+        live = self._rows[np.arange(self._oldest_row, self._next_row) % self.capacity]
+        ids, action, discount = live["ids"], live["action"], live["discount"]
+        oldest_frame = max(0, self._frames.next_id - len(self._frames))
+        rules = {
+            "a live row points to a lost frame": (ids >= oldest_frame).all(),
+            "a live row points to a frame that is yet to come": (ids < self._frames.next_id).all(),
+            "a stack is not in the order of time": (ids[..., 1:] >= ids[..., :-1]).all(),
+            "a transition does not lead forward": (ids[:, 0, -1] < ids[:, 1, -1]).all(),
+            "an action that there is not": ((action >= 0) & (action < num_actions)).all(),
+            "a reward is not finite": np.isfinite(live["reward"]).all(),
+            "a discount is not within 0 and 1": ((discount >= 0) & (discount <= 1)).all(),
+        }
+        return next((fault for fault, kept in rules.items() if not kept), None)
 
     def _clipped(self, reward: NDArray[np.float64]) -> NDArray[np.float64]:
         return reward if self._clip is None else np.minimum(np.maximum(reward, -self._clip), self._clip)
@@ -159,7 +249,7 @@ class ReplayMemory:
 
     def _retire(self) -> None:
         self._oldest_row = max(self._oldest_row, self._next_row - self.capacity)
-        limit, oldest_frame = self._frames.next_id - self._reach, self._columns["ids"][:, 0, 0]
+        limit, oldest_frame = self._frames.next_id - len(self._frames) + self._margin, self._columns["ids"][:, 0, 0]
         while self._oldest_row < self._next_row and oldest_frame[self._oldest_row % self.capacity] < limit:
             self._oldest_row += 1
 

@@ -5,6 +5,7 @@ A row's number grows for ever; it is stored in the slot `row` modulo the capacit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from dqn_cli.errors import NumericalError
 from dqn_cli.replay.frames import Ids, ring_slots
-from dqn_cli.replay.sum_tree import SumTree
+from dqn_cli.replay.sum_tree import Priorities, SumTree
 from dqn_cli.schedules import Schedule
 
 LARGEST = 1e100  # more than any float32 error to the power 2; a billion of them squared can still be summed
@@ -50,6 +51,9 @@ class Sampler(Protocol):
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Everything that the next draws depend on beside `rng`, as plain arrays (views, not copies)."""
 
+    def load(self, state: Mapping[str, NDArray[Any]], live: range) -> None:
+        """Take over a `state_dict` of arrays as large as these. Raises `ValueError` where it is not of these rows."""
+
     def check_valid(self, live: range) -> None:
         """Assert that exactly the live rows can be drawn."""
 
@@ -79,6 +83,9 @@ class Uniform:
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Nothing is kept."""
         return {}
+
+    def load(self, state: Mapping[str, NDArray[Any]], live: range) -> None:
+        """Nothing is kept."""
 
     def check_valid(self, live: range) -> None:
         """Nothing can be wrong."""
@@ -145,11 +152,29 @@ class Prioritized:
         """The leaves, of which the tree is a function, and the largest p so far."""
         return {"priority.leaves": self._tree.leaves, "priority.largest": np.array(self._largest)}
 
+    def load(self, state: Mapping[str, NDArray[Any]], live: range) -> None:
+        """Take over the priorities of the rows `live`. Raises `ValueError`, before anything changes."""
+        leaves, largest = state["priority.leaves"], float(state["priority.largest"])
+        if fault := self._fault(leaves, largest, live):
+            raise ValueError(fault)
+        self._tree.set(slice(0, self._capacity), leaves)
+        self._largest = largest
+
     def check_valid(self, live: range) -> None:
         """Assert that the live rows' priorities are above 0, all others 0, and the tree their sums."""
         self._tree.check_valid()
+        fault = self._fault(self._tree.leaves, self._largest, live)
+        assert fault is None, fault
+
+    def _fault(self, leaves: Priorities, largest: float, live: range) -> str | None:
         is_live = np.zeros(self._capacity, bool)
         is_live[np.arange(live.start, live.stop) % self._capacity] = True
-        assert (self._tree.leaves[is_live] > 0).all(), "a live row can never be drawn"
-        assert not self._tree.leaves[~is_live].any(), "a row that is gone can be drawn"
-        assert self._tree.leaves.max() <= self._largest, "a priority is above the largest so far"
+        rules = {
+            "the largest priority is out of range": 1 <= largest <= LARGEST,  # NaN is not
+            "a priority is above the largest so far, negative or no number": (
+                (leaves >= 0) & (leaves <= largest)
+            ).all(),
+            "a live row can never be drawn": leaves[is_live].all(),
+            "a row that is gone can be drawn": not leaves[~is_live].any(),
+        }
+        return next((fault for fault, kept in rules.items() if not kept), None)

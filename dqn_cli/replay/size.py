@@ -10,6 +10,7 @@ from dqn_cli.config import ReplayConfig, UniformConfig
 from dqn_cli.replay.sum_tree import tree_bytes
 from dqn_cli.types import ObsSpec
 
+SEGMENT = 16_384  # records of a ring in one file: what a checkpoint writes once more, at most
 SLACK_BYTES = 8 * 2**20  # frames beyond the capacity that cost less than this are simply kept
 
 
@@ -52,6 +53,19 @@ def replay_bytes(capacity: int, spec: ObsSpec, n_step: int, num_envs: int, prior
     stacks = num_envs * spec.stack * 8
     windows = 0 if n_step == 1 else num_envs * (n_step * window_dtype(spec.stack).itemsize + 8)
     return frames + rows + stacks + windows + (tree_bytes(capacity) if prioritized else 0)
+
+
+def disk_bytes(capacity: int, spec: ObsSpec, n_step: int, num_envs: int, prioritized: bool = False) -> int:
+    """Bytes at most that a checkpoint needs for the full memory, before compression.
+
+    A segment is kept as long as one of its records is in the ring, so there may be almost one more than the ring holds.
+    Every further checkpoint that is kept adds what is new in it, and the priorities.
+    """
+    frames, row = frames_kept(capacity, spec, n_step, num_envs), row_dtype(spec.stack).itemsize
+    small = replay_bytes(capacity, spec, n_step, num_envs) - frames * spec.frame_bytes - capacity * row
+    priorities = 8 * (capacity + 1) if prioritized else 0  # the leaves and the largest: the tree is a function of them
+    counters = 4 * 8  # the memory's three, and the number of steps
+    return (frames + SEGMENT - 1) * spec.frame_bytes + (capacity + SEGMENT - 1) * row + small + priorities + counters
 
 
 def replay_capacity(config: ReplayConfig, num_envs: int) -> int:

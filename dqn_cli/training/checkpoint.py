@@ -1,8 +1,9 @@
 """Checkpoints: folders of safetensors and strict JSON, published whole or not at all, read without trust.
 
-A checkpoint holds `model.safetensors`, `optimizer.safetensors` (not in a weights-only one), `state.json`,
-`config.json` and `MANIFEST.json`, which has the step and the size and SHA-256 of each of the others. Nothing in it can
-execute code. It is written beside its final name, synced and renamed, and only then are older ones deleted.
+A checkpoint holds `model.safetensors`, `state.json`, `config.json`; one that a run can go on from also
+`optimizer.safetensors` and `loop.safetensors`, the arrays of everything else. `MANIFEST.json` has the step, size and
+SHA-256 of each of them, the segments of the replay memory that belong to it, and a checksum of its own. Nothing in it
+can execute code. It is written beside its final name, synced and renamed, and only then are older ones deleted.
 """
 
 from __future__ import annotations
@@ -11,42 +12,58 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, NotRequired, TypedDict, Unpack
 
+import numpy as np
+import safetensors.numpy
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dqn_cli.errors import CheckpointError, NumericalError, writing
-from dqn_cli.training.untrusted import read_bytes, strict_json, tensors
+from dqn_cli.files import read_bytes, sync_folder
+from dqn_cli.replay import segments as replay_segments
+from dqn_cli.training.untrusted import ARRAY_DTYPES, DTYPES, arrays, judge, strict_json, tensors
 
-FORMAT = 1
-MANIFEST, MODEL, OPTIMIZER, STATE, CONFIG = (
+FORMAT = 2
+MANIFEST, MODEL, OPTIMIZER, LOOP, STATE, CONFIG = (
     "MANIFEST.json",
     "model.safetensors",
     "optimizer.safetensors",
+    "loop.safetensors",
     "state.json",
     "config.json",
 )
 # what `read` accepts, decided before anything is allocated
-LIMITS = {MODEL: 1 << 31, OPTIMIZER: 1 << 32, STATE: 1 << 20, CONFIG: 1 << 20, MANIFEST: 1 << 20}
+LIMITS = {MODEL: 1 << 31, OPTIMIZER: 1 << 32, LOOP: 1 << 32, STATE: 1 << 20, CONFIG: 1 << 20, MANIFEST: 1 << 20}
+# the manifest's keys by format; 1 could not be resumed
+_KEYS = {1: {"format", "step", "files"}, FORMAT: {"format", "step", "files", "segments", "fingerprint", "sha256"}}
 _NAME = re.compile(r"(?:\.old-)?((step|best|final)-(\d{9,18}))")
+_LEFTOVER = re.compile(r"\.(tmp|old)-((?:step|best|final)-\d{9,18})")
 _OTHER_FORMATS = {".pt", ".pth", ".ckpt", ".pkl", ".zip", ".bin", ".h5", ".onnx", ".safetensors"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint folder holds. `config` and `state` are plain data, still to be validated by their owners."""
+    """What a checkpoint folder holds: plain data, tensors and arrays, still to be validated by their owners.
+
+    `segments` are the entries of the replay memory's segments, `fingerprint` what the run's bits depend on beside its
+    configuration. `optimizer` and `arrays` are None where they are not there or were not asked for.
+    """
 
     step: int
     config: dict[str, Any]
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor] | None
     state: dict[str, Any]
+    arrays: dict[str, NDArray[Any]] | None
+    segments: list[Any]
+    fingerprint: dict[str, Any]
 
 
 class Weights(TypedDict):
@@ -55,19 +72,22 @@ class Weights(TypedDict):
     config: Mapping[str, Any]
     model: Mapping[str, Tensor]
     state: Mapping[str, Any]
+    fingerprint: NotRequired[Mapping[str, Any] | None]
 
 
 class Contents(Weights):
-    """The same with the optimiser's tensors, None in a weights-only checkpoint."""
+    """The same with what a run needs to go on; None or nothing in a weights-only checkpoint."""
 
     optimizer: Mapping[str, Tensor] | None
+    arrays: NotRequired[Mapping[str, NDArray[Any]] | None]
+    segments: NotRequired[Sequence[Mapping[str, Any]] | None]
 
 
 def write(folder: Path, *, step: int, **contents: Unpack[Contents]) -> None:
     """Publish a checkpoint as `folder`, in the place of one that has this name.
 
-    Raises `NumericalError` where a weight is not finite, `StorageError` where the disk refuses. Either way whatever was
-    there before is still there, and nothing half-written is.
+    Raises `NumericalError` where a weight is not finite, `CheckpointError` where something could not be read back,
+    `StorageError` where the disk refuses. Always whatever was there before is still there, and nothing half-written is.
     """
     if bad := _not_finite(contents["model"]):
         raise NumericalError(f"checkpoint of step {step:,} refused: {bad} has NaN or infinite weights")
@@ -78,27 +98,28 @@ def write(folder: Path, *, step: int, **contents: Unpack[Contents]) -> None:
     }
     if contents["optimizer"] is not None:
         files[OPTIMIZER] = _tensor_bytes(contents["optimizer"])
-    entries = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in files.items()}
-    files[MANIFEST] = _json_bytes(MANIFEST, {"format": FORMAT, "step": step, "files": entries})
+    if (loop := contents.get("arrays")) is not None:
+        files[LOOP] = _array_bytes(loop)
+    files[MANIFEST] = _manifest_bytes(step, files, contents.get("segments"), contents.get("fingerprint"))
     for name, data in files.items():
-        if len(data) > LIMITS[name]:
-            raise CheckpointError(f"{name} would have {len(data):,} bytes; at most {LIMITS[name]:,} can be read back")
+        _require_readable(name, data)
     with writing(folder):
         _publish(folder, files)
 
 
-def read(folder: Path, *, optimizer: bool = True) -> Checkpoint:
-    """Read and verify a checkpoint; `optimizer=False` does not look at the optimiser's tensors.
+def read(folder: Path, *, optimizer: bool = True, loop: bool = False) -> Checkpoint:
+    """Read and verify a checkpoint; the optimizer's tensors and the loop's arrays are looked at only where asked for.
 
     Raises `CheckpointError`, one line that names the file, for anything that is not as `write` leaves it: sizes and
-    checksums, links or devices in place of files, JSON that is not strict, tensors that are not dense and finite.
+    checksums, links or devices in place of files, JSON that is not strict, tensors that are not dense, weights that
+    are not finite.
     """
     manifest = _manifest(folder)
+    files = manifest["files"]
 
     def load(name: str) -> bytes:
-        entry = manifest["files"][name]
-        data = read_bytes(folder / name, min(LIMITS[name], entry["bytes"]))
-        if entry != {"bytes": len(data), "sha256": sha256(data).hexdigest()}:
+        data = read_bytes(folder / name, min(LIMITS[name], files[name]["bytes"]))
+        if files[name] != _entry(data):
             raise CheckpointError(
                 f"{folder / name}: damaged, its checksum is not the manifest's; use another checkpoint"
             )
@@ -107,25 +128,60 @@ def read(folder: Path, *, optimizer: bool = True) -> Checkpoint:
     model = tensors(folder / MODEL, load(MODEL))
     if bad := _not_finite(model):
         raise CheckpointError(f"{folder / MODEL}: {bad[:80]!r} has NaN or infinite weights")
-    with_optimizer = optimizer and OPTIMIZER in manifest["files"]
     return Checkpoint(
         step=manifest["step"],
         config=strict_json(folder / CONFIG, load(CONFIG)),
         model=model,
-        optimizer=tensors(folder / OPTIMIZER, load(OPTIMIZER)) if with_optimizer else None,
+        optimizer=tensors(folder / OPTIMIZER, load(OPTIMIZER)) if optimizer and OPTIMIZER in files else None,
         state=strict_json(folder / STATE, load(STATE)),
+        arrays=arrays(folder / LOOP, load(LOOP)) if loop and LOOP in files else None,
+        segments=manifest.get("segments", []),
+        fingerprint=manifest.get("fingerprint", {}),
     )
 
 
-class CheckpointStore:
-    """The checkpoints of a run: the last `keep` periodic ones, the best (weights only) and the final one."""
+def newest(run: Path, check: Callable[[Checkpoint], object]) -> tuple[Checkpoint, list[str]] | None:
+    """The newest checkpoint that the run in this folder can go on from, and a line for each that was passed over.
 
-    def __init__(self, run_dir: Path, keep: int):
-        self._folder = run_dir / "checkpoints"
+    `check` verifies what lies outside of a checkpoint, and raises `CheckpointError`. None where the run has none at
+    all; raises `CheckpointError` where none is whole.
+    """
+    try:
+        candidates = _resumable(_own_folder(run))
+    except OSError as error:
+        raise CheckpointError(f"{run}/checkpoints cannot be read: {error.strerror}") from error
+    damage: list[tuple[str, str]] = []
+    for folder in candidates:
+        try:
+            checkpoint = _whole(folder)
+            check(checkpoint)
+        except CheckpointError as error:
+            reason = str(error).removeprefix(f"{folder}{os.sep}").removesuffix("; use another checkpoint")
+            damage.append((f"checkpoints/{folder.name}", reason))
+        else:
+            on = f"going on from {folder.name}"
+            return checkpoint, [f"{name} is damaged ({reason}), {on}" for name, reason in damage]
+    if damage:
+        (name, reason), *others = damage
+        more = f", and so are {', '.join(name for name, _ in others)}" if others else ""
+        raise CheckpointError(f"{run} cannot be resumed: {name} is damaged ({reason}){more}")
+    return None
+
+
+class CheckpointStore:
+    """The checkpoints of a run: the last `keep` periodic ones, the best (weights only) and the final one.
+
+    `prune` is told the names of the segment files that these still need, whenever a checkpoint was saved.
+    """
+
+    def __init__(self, run_dir: Path, keep: int, prune: Callable[[set[str]], object] = lambda names: None):
+        self._folder = _own_folder(run_dir)
         self._keep = keep
+        self._prune = prune
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            _tidy(self._folder)
+            sync_folder(run_dir)
+            _repair(self._folder)
 
     def save_step(self, step: int, **contents: Unpack[Contents]) -> Path:
         """Save a periodic checkpoint, then delete the oldest beyond `keep`."""
@@ -133,7 +189,8 @@ class CheckpointStore:
 
     def save_best(self, step: int, **weights: Unpack[Weights]) -> Path:
         """Save the weights as the new best, then delete the older best: there is never a moment without one."""
-        return self._save("best", step, 1, {**weights, "optimizer": None})
+        contents: Contents = {**weights, "optimizer": None, "arrays": None, "segments": None}
+        return self._save("best", step, 1, contents)
 
     def save_final(self, step: int, **contents: Unpack[Contents]) -> Path:
         """Save what the run ended with."""
@@ -142,10 +199,14 @@ class CheckpointStore:
     def _save(self, kind: str, step: int, keep: int, contents: Contents) -> Path:
         folder = self._folder / f"{kind}-{step:09d}"
         write(folder, step=step, **contents)
-        found = sorted((at, path) for (other, at), path in _saved(self._folder).items() if other == kind)
         with writing(self._folder):
-            for _, path in found[:-keep]:
+            for path in _outdated(self._folder, kind, step, keep):
                 _discard(path)
+            if kind != "best":  # whose weights are no run
+                _sweep(self._folder)
+            sync_folder(self._folder)  # a deleted one must not come back: its segments may be gone then
+            if (names := _named_segments(self._folder)) is not None:
+                self._prune(names)
         return folder
 
 
@@ -161,7 +222,7 @@ def find(path: Path, select: str) -> Path:
         names = sorted(entry.name for entry in path.iterdir())
         if MANIFEST in names:  # by its exact name: where case does not count, a run's manifest.json exists as this too
             return path
-        saved = _saved(path / "checkpoints")
+        saved = _saved(_own_folder(path))
     except OSError as error:
         raise CheckpointError(f"{str(path)[:200]} cannot be read: {error.strerror}") from error
     if not saved:
@@ -176,29 +237,79 @@ def find(path: Path, select: str) -> Path:
 
 
 def _choose(saved: Mapping[tuple[str, int], Path], select: str) -> tuple[str, int] | None:
-    def newest(*kinds: str) -> tuple[str, int] | None:
+    def latest(*kinds: str) -> tuple[str, int] | None:
         """The latest step; of two kinds at that step the one named first."""
         found = (key for key in saved if key[0] in kinds)
         return max(found, key=lambda key: (key[1], -kinds.index(key[0])), default=None)
 
     match select:
         case "best":
-            return newest("best") or newest("final", "step")
+            return latest("best") or latest("final", "step")
         case "last":
-            return newest("final", "step")
+            return latest("final", "step")
         case "final":
-            return newest("final")
+            return latest("final")
     step = int(select) if re.fullmatch("[0-9]{1,18}", select) else -1
     return next((key for kind in ("final", "step", "best") if (key := (kind, step)) in saved), None)
+
+
+def _own_folder(run: Path) -> Path:
+    """Where the checkpoints of a run are: never elsewhere, since things are deleted there."""
+    folder = run / "checkpoints"
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder} is a link; the checkpoints of a run must lie in its own folder")
+    return folder
+
+
+def _paths(folder: Path) -> Iterator[tuple[tuple[str, int], Path]]:
+    """Every folder in `checkpoints` that has the name of a checkpoint, those set aside last."""
+    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
+        if (match := _NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink():
+            yield (match[2], int(match[3])), path
 
 
 def _saved(folder: Path) -> dict[tuple[str, int], Path]:
     """All published checkpoints. One that was set aside counts as long as its successor is not in its place."""
     found: dict[tuple[str, int], Path] = {}
-    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
-        if match := _NAME.fullmatch(path.name):
-            found.setdefault((match[2], int(match[3])), path)
+    for key, path in _paths(folder):
+        found.setdefault(key, path)
     return found
+
+
+def _resumable(folder: Path) -> list[Path]:
+    """All that hold a whole run, newest first; one that was set aside comes after its successor."""
+    found = [((step, kind == "final"), path) for (kind, step), path in _paths(folder) if kind != "best"]
+    return [path for _, path in sorted(found, key=lambda item: item[0], reverse=True)]
+
+
+def _whole(folder: Path) -> Checkpoint:
+    """A checkpoint with all that a run needs to go on, under the name it was published with."""
+    checkpoint = read(folder, loop=True)
+    if int(folder.name.rpartition("-")[2]) != checkpoint.step:
+        raise CheckpointError(f"{folder / MANIFEST}: is of step {checkpoint.step:,}, not of this folder's")
+    if checkpoint.optimizer is None or checkpoint.arrays is None:
+        raise CheckpointError(f"{folder / MANIFEST}: holds no whole run; dqn-eval can play its policy")
+    return checkpoint
+
+
+def _outdated(folder: Path, kind: str, step: int, keep: int) -> list[Path]:
+    """What a new checkpoint replaces: those of its kind beyond `keep`, and those of later steps.
+
+    A run that went back to an earlier step has a new future; what is there of the old one would be taken for it.
+    """
+    saved = _saved(folder)
+    earlier = sorted(at for other, at in saved if other == kind and at <= step)[:-keep]
+    later = [key for key in saved if key[1] > step and (key[0] == "best") == (kind == "best")]
+    return [saved[key] for key in [*((kind, at) for at in earlier), *later]]
+
+
+def _named_segments(folder: Path) -> set[str] | None:
+    """The segment files that the checkpoints name; None where one of them cannot be asked."""
+    try:
+        entries = [_manifest(path).get("segments", []) for path in _resumable(folder)]
+        return {segment.file for entry in entries for segment in replay_segments.parse(entry)}
+    except (CheckpointError, ValueError):
+        return None
 
 
 def _not_a_folder(path: Path) -> str:
@@ -216,17 +327,59 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     manifest = strict_json(path, read_bytes(path, LIMITS[MANIFEST]))
     version, step, files = (manifest.get(key) for key in ("format", "step", "files"))
-    if type(version) is not int or version != FORMAT:
-        raise CheckpointError(f"{path}: format {version!r:.40} unknown; this version reads format {FORMAT}")
+    if type(version) is not int or version not in _KEYS:
+        raise CheckpointError(f"{path}: format {version!r:.40} unknown; this version reads formats 1 to {FORMAT}")
+    if set(manifest) != _KEYS[version]:
+        raise CheckpointError(f"{path}: has the keys {sorted(manifest)!r:.200}; expected {sorted(_KEYS[version])}")
+    if version > 1 and manifest.pop("sha256") != _checksum(manifest):
+        raise CheckpointError(f"{path}: damaged, its checksum is not its own; use another checkpoint")
     if type(step) is not int or not 0 <= step < 2**63:
         raise CheckpointError(f"{path}: step {step!r:.40} is not a step number")
-    needed = {MODEL, STATE, CONFIG}
-    if not isinstance(files, dict) or not needed <= set(files) <= needed | {OPTIMIZER}:
+    needed, known = {MODEL, STATE, CONFIG}, {MODEL, STATE, CONFIG, OPTIMIZER, LOOP}
+    if not isinstance(files, dict) or not needed <= set(files) <= known:
         raise CheckpointError(f"{path}: lists files {files!r:.60}; expected {', '.join(sorted(needed))}")
     for name, entry in files.items():
         if not isinstance(entry, dict) or type(size := entry.get("bytes")) is not int or size < 0:
             raise CheckpointError(f"{path}: {name} has no size")
+    if not isinstance(manifest.get("segments", []), list) or not isinstance(manifest.get("fingerprint", {}), dict):
+        raise CheckpointError(f"{path}: segments is not a list, or fingerprint not an object")
     return manifest
+
+
+def _entry(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest without one, its keys in the order that does not depend on who wrote it."""
+    return sha256(_json_bytes(MANIFEST, manifest, sort_keys=True)).hexdigest()
+
+
+def _manifest_bytes(
+    step: int,
+    files: Mapping[str, bytes],
+    segments: Sequence[Mapping[str, Any]] | None,
+    fingerprint: Mapping[str, Any] | None,
+) -> bytes:
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "files": {name: _entry(data) for name, data in files.items()},
+        "segments": list(segments or []),
+        "fingerprint": fingerprint or {},
+    }
+    as_read = strict_json(Path(MANIFEST), _json_bytes(MANIFEST, manifest))
+    return _json_bytes(MANIFEST, {**manifest, "sha256": _checksum(as_read)})
+
+
+def _require_readable(name: str, data: bytes) -> None:
+    """Refuse to write what `read` would refuse."""
+    if len(data) > LIMITS[name]:
+        raise CheckpointError(f"{name} would have {len(data):,} bytes; at most {LIMITS[name]:,} can be read back")
+    if name.endswith(".json"):
+        strict_json(Path(name), data)
+    else:
+        judge(Path(name), data, ARRAY_DTYPES if name == LOOP else DTYPES)
 
 
 def _not_finite(named: Mapping[str, Tensor]) -> str | None:
@@ -235,9 +388,9 @@ def _not_finite(named: Mapping[str, Tensor]) -> str | None:
     return next((name for name, tensor in floats if not bool(torch.isfinite(tensor).all())), None)
 
 
-def _json_bytes(name: str, data: Mapping[str, Any]) -> bytes:
+def _json_bytes(name: str, data: Mapping[str, Any], sort_keys: bool = False) -> bytes:
     try:
-        text = json.dumps(data, allow_nan=False, indent=1)
+        text = json.dumps(data, allow_nan=False, indent=1, sort_keys=sort_keys)
     except ValueError as error:
         raise CheckpointError(f"{name} cannot be written as strict JSON: {error}") from error
     return text.encode("ascii")
@@ -250,24 +403,26 @@ def _tensor_bytes(named: Mapping[str, Tensor]) -> bytes:
     )
 
 
+def _array_bytes(named: Mapping[str, NDArray[Any]]) -> bytes:
+    # safetensors reads memory as it lies there, whatever the strides say
+    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in named.items()})
+
+
 def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write, sync, rename, sync. A folder cannot be renamed onto another one, so that one is set aside meanwhile."""
     temporary, aside = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(exist_ok=True)  # but not the run's: somebody who deleted that does not want it back
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
         for name, data in files.items():
-            with (temporary / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync_folder(temporary)
+            _write(temporary / name, data)
+        sync_folder(temporary)
         if folder.exists():
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
         temporary.rename(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if aside.exists() and not folder.exists():
@@ -276,24 +431,35 @@ def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
         _discard(aside)
 
 
-def _tidy(folder: Path) -> None:
-    """Undo what a run that was killed while it saved has left."""
-    for aside in folder.glob(".old-*"):
-        if not (published := folder / aside.name.removeprefix(".old-")).exists():
+def _write(path: Path, data: bytes) -> None:
+    """Write and sync a file; the system may take a part at a time."""
+    with path.open("xb", buffering=0) as file:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+
+
+def _repair(folder: Path) -> None:
+    """Undo what a run that was killed while it saved has left, but delete only what was never published."""
+    for aside, published in _leftovers(folder, "old"):
+        if not published.exists():
             aside.rename(published)
-    for pattern in (".tmp-*", ".old-*"):
-        for leftover in folder.glob(pattern):
-            shutil.rmtree(leftover)
+    for temporary, _ in _leftovers(folder, "tmp"):
+        shutil.rmtree(temporary)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make names durable, where folders can be opened (not on Windows)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _sweep(folder: Path) -> None:
+    """Delete all leftovers: after a whole run was saved none is needed any more."""
+    _repair(folder)
+    for aside, _ in _leftovers(folder, "old"):
+        _discard(aside)
+
+
+def _leftovers(folder: Path, kind: str) -> list[tuple[Path, Path]]:
+    """Those called `.tmp-*` or `.old-*`, each with the name that it had or was to have."""
+    found = ((path, _LEFTOVER.fullmatch(path.name)) for path in folder.iterdir())
+    return [(path, folder / match[2]) for path, match in found if match and match[1] == kind]
 
 
 def _discard(folder: Path) -> None:

@@ -71,7 +71,7 @@ class Diagnostics:
         self._memory = memory
         self._seed = seed
         self._device = next(learner.online.parameters()).device
-        self._distance: float | None = None
+        self.distance: float | None = None  # as it was measured last
 
     @torch.no_grad()
     def row(self, steps: int) -> dict[str, float]:
@@ -86,8 +86,8 @@ class Diagnostics:
         error = self._learner.error(look, batch, rng).priority
         low, median, high = error.quantile(error.new_tensor((0.1, 0.5, 0.9))).tolist()
         found = {"q_max": float(q_max.mean()), "td_error_p10": low, "td_error_p50": median, "td_error_p90": high}
-        if self._distance is not None:
-            found["target_distance"] = self._distance
+        if self.distance is not None:
+            found["target_distance"] = self.distance
         if activations.magnitudes:
             found["dormant"] = dormant_share(activations.magnitudes)
         if drawn.weight is not None:
@@ -99,7 +99,7 @@ class Diagnostics:
     def measure_distance(self) -> None:
         """Look at how far the target network is behind, a step before a row: it is often moved at the row's own."""
         if self._learner.target is not None:
-            self._distance = relative_distance(self._learner.online, self._learner.target)
+            self.distance = relative_distance(self._learner.online, self._learner.target)
 
 
 class Activations(TorchFunctionMode):

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -28,13 +28,18 @@ from dqn_cli.errors import writing
 
 
 class EventFile:
-    """One event file in `run_dir`. Every method raises `StorageError` where the disk refuses."""
+    """One event file, new at `path`. Every method raises `StorageError` where the disk refuses.
 
-    def __init__(self, run_dir: Path):
-        self._path = run_dir / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}"
-        with writing(self._path):
-            self._records = RecordWriter(self._path.open("wb"))
+    It begins at the step `begin`: a TensorBoard that is open forgets what it has read of this step and later ones.
+    """
+
+    def __init__(self, path: Path, begin: int):
+        self.path = path
+        with writing(path):
+            self._file = path.open("xb")
+        self._records = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
+        self._write(step=begin, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, steps: int, values: Mapping[str, float]) -> None:
         """Scalars by tag."""
@@ -57,12 +62,18 @@ class EventFile:
         """This run's row of HPARAMS; its metrics are the run's scalars."""
         self._write(summary=hparams_pb(dict(values)))
 
+    def sync(self) -> int:
+        """Let all events reach the disk; the file's length in bytes."""
+        with writing(self.path):
+            os.fsync(self._file.fileno())
+        return self._file.tell()
+
     def close(self) -> None:
         """Close the file."""
-        with writing(self._path):
+        with writing(self.path):
             self._records.close()
 
     def _write(self, **event: Any) -> None:
-        with writing(self._path):
+        with writing(self.path):
             self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
             self._records.flush()

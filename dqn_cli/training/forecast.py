@@ -19,7 +19,7 @@ from dqn_cli.config import (
 )
 from dqn_cli.envs.make import EnvFacts
 from dqn_cli.networks.shapes import buffer_shapes, parameter_shapes
-from dqn_cli.replay.size import replay_bytes, replay_capacity
+from dqn_cli.replay.size import disk_bytes, replay_bytes, replay_capacity
 from dqn_cli.schedules import crossings
 from dqn_cli.settle import planned_updates
 from dqn_cli.training.plan import make_plan
@@ -43,6 +43,7 @@ class Forecast:
     evaluations: int  # those of new bests on fresh seeds not counted
     checkpoints: int  # periodic ones
     replay_bytes: int
+    replay_disk_bytes: int  # at most, before compression; 0 where the memory is not kept on disk
     parameters: int  # of one network
     model_bytes: int  # of the weights in a checkpoint
     optimizer_bytes: int
@@ -68,6 +69,7 @@ def forecast(config: Config, facts: EnvFacts) -> Forecast:
         evaluations=occasions(run.eval_every_steps, steps, lanes) + _alone(run.eval_every_steps, steps, lanes),
         checkpoints=occasions(run.checkpoint_every_steps, steps, lanes),
         replay_bytes=memory_bytes(config, facts),
+        replay_disk_bytes=replay_disk_bytes(config, facts),
         parameters=parameters(config, facts),
         model_bytes=model_bytes(config, facts),
         optimizer_bytes=optimizer_bytes(config, facts),
@@ -79,6 +81,15 @@ def memory_bytes(config: Config, facts: EnvFacts) -> int:
     replay, lanes = config.replay, config.num_envs
     prioritized = isinstance(replay, PrioritizedConfig)
     return replay_bytes(replay_capacity(replay, lanes), facts.spec, replay.n_step, lanes, prioritized)
+
+
+def replay_disk_bytes(config: Config, facts: EnvFacts) -> int:
+    """Of the replay memory in the checkpoints of a run, at most."""
+    replay, lanes = config.replay, config.num_envs
+    if not config.run.checkpoint_replay:
+        return 0
+    prioritized = isinstance(replay, PrioritizedConfig)
+    return disk_bytes(replay_capacity(replay, lanes), facts.spec, replay.n_step, lanes, prioritized)
 
 
 def parameters(config: Config, facts: EnvFacts) -> int:

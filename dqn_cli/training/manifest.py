@@ -16,8 +16,11 @@ import psutil
 from omegaconf import OmegaConf
 
 import dqn_cli
-from dqn_cli.errors import writing
+from dqn_cli.errors import CheckpointError, writing
+from dqn_cli.files import read_bytes
+from dqn_cli.training.untrusted import strict_json
 
+MANIFEST, MAX_BYTES = "manifest.json", 1 << 24
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "hydra-core", "omegaconf")
 
 
@@ -28,28 +31,57 @@ def write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
 
 def write_manifest(
     run_dir: Path,
-    *,
     command: list[str],
     overrides: list[str],
-    seed: int,
+    *,
+    config: Mapping[str, Any],
     device: str | None = None,
     threads: int | None = None,
 ) -> None:
     """Write `manifest.json`; what cannot be found out is null. Raises `StorageError`.
 
-    `device` is the name of the device that computes, `threads` the number of torch's threads.
+    `config` is the resolved configuration, from which a run without a checkpoint starts again; `device` the name of
+    the device that computes, `threads` the number of torch's threads.
     """
     manifest = {
         "command": command,
         "overrides": overrides,
-        "seed": seed,
+        "seed": config["seed"],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "source": source(),
         "hardware": {**hardware(), "device": device},
         "threads": threads,
+        "config": config,
     }
-    _write(run_dir / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    _write(run_dir / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def add_to_manifest(
+    run_dir: Path, command: list[str], *, step: int, config: Mapping[str, Any], device: str, threads: int
+) -> None:
+    """Note that the run was resumed at `step`, and with what. A manifest that cannot be read begins anew."""
+    try:
+        manifest = read_manifest(run_dir)
+    except CheckpointError:
+        manifest = {}
+    earlier = manifest.get("resumed")
+    resumed = {
+        "step": step,
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "hardware": {**hardware(), "device": device},
+        "threads": threads,
+    }
+    manifest |= {"config": config, "resumed": [*(earlier if isinstance(earlier, list) else []), resumed]}
+    _write(run_dir / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def read_manifest(run_dir: Path) -> dict[str, Any]:
+    """A run's manifest, as plain data that nobody vouches for. Raises `CheckpointError`."""
+    path = run_dir / MANIFEST
+    return strict_json(path, read_bytes(path, MAX_BYTES))
 
 
 def versions() -> dict[str, str | None]:

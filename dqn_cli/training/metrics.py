@@ -3,11 +3,18 @@
 One x axis: steps, agent decisions summed over all environments; frames stand beside them. `metrics.csv` and
 `episodes.csv` hold what depends on the run alone, so equal runs leave equal bytes; wall times go to `timing.csv`. A
 file only ever holds whole lines.
+
+A checkpoint keeps the lengths of the files, and a run that is resumed cuts them there: no line is missing, none is
+there twice.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
+import time
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from numbers import Integral
@@ -17,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from dqn_cli.config import Logger
-from dqn_cli.errors import writing
+from dqn_cli.errors import CheckpointError, writing
+from dqn_cli.files import sync_folder
 from dqn_cli.types import EpisodeStats
 
 if TYPE_CHECKING:
@@ -121,23 +129,48 @@ def glossary() -> list[tuple[str, str]]:
     return [*X_AXIS.items(), *((metric.value, metric.text) for metric in Metric)]
 
 
+_COLUMNS = {
+    "metrics.csv": (*X_AXIS, *DETERMINISTIC),
+    "episodes.csv": (*X_AXIS, "lane", "episode", "score", "length"),
+    "timing.csv": (*X_AXIS, *TIMING),
+}
+_EVENTS = re.compile(r"events\.out\.tfevents\.[0-9]{10}\.[0-9]{1,10}")  # ours: other writers' have a host's name
+
+
 class MetricsLog:
     """A run's CSV files, and TensorBoard's event file beside them unless `logger=csv`.
 
-    `frame_skip` is the number of emulator frames in a step. Every method raises `StorageError` where the disk refuses.
+    `frame_skip` is the number of emulator frames in a step. A run that is resumed gives the `positions` that its
+    checkpoint has, which nobody vouches for; without them the files begin anew. Raises `CheckpointError`, with nothing
+    changed, where the files are not those that the positions are of. Every method raises `StorageError` where the disk
+    refuses.
     """
 
-    def __init__(self, run_dir: Path, logger: Logger, frame_skip: int | None = None):
-        self._metrics = _Table(run_dir / "metrics.csv", [*X_AXIS, *DETERMINISTIC])
-        self._episodes = _Table(run_dir / "episodes.csv", [*X_AXIS, "lane", "episode", "score", "length"])
-        self._timing = _Table(run_dir / "timing.csv", [*X_AXIS, *TIMING])
+    def __init__(self, run_dir: Path, logger: Logger, frame_skip: int | None = None, positions: object = None):
+        event_file = _next_event_file(run_dir)
+        anew = positions is None
+        self._run_dir = run_dir
+        self._steps, lengths = (0, {}) if positions is None else _checked(run_dir, positions)
+        self._older_events = _cut(run_dir, lengths)
+        self._metrics = _Table(run_dir / "metrics.csv", anew)
+        self._episodes = _Table(run_dir / "episodes.csv", anew)
+        self._timing = _Table(run_dir / "timing.csv", anew)
         self._frame_skip = frame_skip
-        self._steps = 0
         self._events: EventFile | None = None
         if logger is Logger.tensorboard:
             from dqn_cli.training.event_file import EventFile
 
-            self._events = EventFile(run_dir)
+            self._events = EventFile(event_file, 0 if anew else self._steps + 1)
+
+    def positions(self) -> dict[str, int]:
+        """For a checkpoint to keep: the `steps` of the newest row, and how many bytes of each file are on the disk."""
+        files: list[_Table | EventFile] = [self._metrics, self._episodes, self._timing]
+        if self._events:
+            files.append(self._events)
+        lengths = self._older_events | {file.path.name: file.sync() for file in files}
+        with writing(self._run_dir):
+            sync_folder(self._run_dir)
+        return {"steps": self._steps, **lengths}
 
     def episode(self, steps: int, stats: EpisodeStats) -> None:
         """A training episode that finished by `steps`; on disk with the next row."""
@@ -178,11 +211,13 @@ class MetricsLog:
 
     def close(self) -> None:
         """Write what is buffered and close the files."""
-        self._episodes.flush()
-        for table in (self._metrics, self._episodes, self._timing):
-            table.close()
-        if self._events:
-            self._events.close()
+        try:
+            self._episodes.flush()
+        finally:
+            for table in (self._metrics, self._episodes, self._timing):
+                table.close()
+            if self._events:
+                self._events.close()
 
     def _log(self, table: _Table, columns: tuple[Metric, ...], steps: int, values: Mapping[str, float]) -> None:
         if unknown := values.keys() - set(columns):
@@ -203,11 +238,13 @@ class MetricsLog:
 class _Table:
     """A CSV file of numbers. Lines are kept back until `flush` writes them, all of them or none."""
 
-    def __init__(self, path: Path, columns: Iterable[str]):
-        self._path = path
-        self._lines = [",".join(columns) + "\n"]
+    def __init__(self, path: Path, anew: bool):
+        self.path = path
+        self._lines = [_header(path.name)] if anew else []
         with writing(path):
-            self._file = path.open("wb", buffering=0)
+            if anew:  # never written through: it may be a link to anywhere
+                path.unlink(missing_ok=True)
+            self._file = path.open("xb" if anew else "ab", buffering=0)
         self.flush()
 
     def add(self, values: Iterable[float | None]) -> None:
@@ -215,21 +252,110 @@ class _Table:
         self._lines.append(",".join(map(_exact, values)) + "\n")
 
     def flush(self) -> None:
-        """Write the lines; where the disk is full halfway, take back the part that was written."""
+        """Write the lines; where the disk is full halfway, take back the part that was written, and keep them."""
         data = "".join(self._lines).encode("ascii")
-        self._lines.clear()
-        with writing(self._path):
+        with writing(self.path):
             end = self._file.tell()
             try:
                 while data:
                     data = data[self._file.write(data) :]
             except OSError:
                 self._file.truncate(end)
+                self._file.seek(end)
                 raise
+        self._lines.clear()
+
+    def sync(self) -> int:
+        """Let all lines reach the disk; the file's length in bytes."""
+        self.flush()
+        with writing(self.path):
+            os.fsync(self._file.fileno())
+        return self._file.tell()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _header(name: str) -> str:
+    return ",".join(_COLUMNS[name]) + "\n"
+
+
+def _event_files(run_dir: Path) -> list[Path]:
+    with writing(run_dir):
+        return [path for path in run_dir.iterdir() if _EVENTS.fullmatch(path.name)]
+
+
+def _next_event_file(run_dir: Path) -> Path:
+    """A name that sorts after all others: TensorBoard reads them in this order, whatever the clock says."""
+    stamp = int(time.time())
+    for path in _event_files(run_dir):
+        stamp = max(stamp, int(path.name.split(".")[3]) + 1)
+    return run_dir / f"events.out.tfevents.{stamp:010d}.{os.getpid()}"
+
+
+def _checked(run_dir: Path, positions: object) -> tuple[int, dict[str, int]]:
+    """Steps, and lengths that the files can be cut to; an event file that somebody has deleted is nobody's loss."""
+    if not isinstance(positions, dict):
+        raise CheckpointError(f"the checkpoint has {positions!r:.40} as the lengths of the run's logs; use another one")
+    positions = dict(positions)
+    if not _counts(steps := positions.pop("steps", None)):
+        raise CheckpointError(f"the checkpoint has {steps!r:.40} as the steps of the run's logs; use another one")
+    if unknown := [name for name in positions if name not in _COLUMNS and not _EVENTS.fullmatch(name)]:
+        raise CheckpointError(f"the checkpoint has a length of {unknown[0]!r:.60}, which is no log of a run")
+    if missing := [name for name in _COLUMNS if name not in positions]:
+        raise CheckpointError(f"the checkpoint has no length of {missing[0]}; use another one")
+    there = {name: length for name, length in positions.items() if name in _COLUMNS or os.path.lexists(run_dir / name)}
+    for name, length in there.items():
+        _check(run_dir / name, length)
+    return steps, there
+
+
+def _counts(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62  # as TensorBoard counts too
+
+
+def _check(path: Path, length: Any) -> None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing, the run cannot go on with its log; put it back") from None
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise CheckpointError(f"{path} is not a regular file of its own name; put a copy in its place")
+    if not _counts(length):
+        raise CheckpointError(f"{path}: the checkpoint has {length!r:.40} as its length in bytes; use another one")
+    if status.st_size < length:
+        raise CheckpointError(
+            f"{path} has {status.st_size:,} bytes, {length:,} when the checkpoint was written; put them back"
+        )
+    if path.name in _COLUMNS:
+        _check_lines(path, length)
+
+
+def _check_lines(path: Path, length: int) -> None:
+    header = _header(path.name).encode("ascii")
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            raise CheckpointError(f"{path} has other columns than this version's; go on with the version that began it")
+        file.seek(max(length - 1, 0))
+        if file.read(1) != b"\n":
+            raise CheckpointError(f"{path} has no line that ends at byte {length:,}, something changed it; put it back")
+
+
+def _cut(run_dir: Path, lengths: Mapping[str, int]) -> dict[str, int]:
+    """Cut the files, and empty the event files without a length: their time is gone. The lengths of the other ones.
+
+    Not deleted: a TensorBoard that is open reads on from the file it is at, and waits for ever where that is missing.
+    """
+    for name, length in lengths.items():
+        with writing(run_dir / name):
+            os.truncate(run_dir / name, length)
+    for path in _event_files(run_dir):
+        if path.name not in lengths:
+            with writing(path):
+                path.unlink()  # not cut: it may be a link to anywhere
+                path.touch()
+    return {name: length for name, length in lengths.items() if name not in _COLUMNS}
 
 
 def _exact(value: float | None) -> str:

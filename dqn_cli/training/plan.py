@@ -143,16 +143,16 @@ def make_lr(config: OptimizerConfig, total_steps: int) -> Schedule:
             return schedules.linear(config.lr, config.lr_end, total_steps)
 
 
-def make_plan(config: Config) -> Plan:
-    """When things happen."""
+def make_plan(config: Config, refilled_at: int = 0) -> Plan:
+    """When things happen; learning begins anew after the step at which the memory did."""
     run, replay, variant = config.run, config.replay, config.variant
     updates = None
     if isinstance(replay, UniformConfig):
         updates = Updates(
             every_steps=run.update_every_steps,
             per_round=run.updates_per_round,
-            starts_steps=run.learning_starts_steps,
-            first_row_steps=(replay.n_step + 1) * config.num_envs,
+            starts_steps=refilled_at + run.learning_starts_steps,
+            first_row_steps=refilled_at + (replay.n_step + 1) * config.num_envs,
         )
     return Plan(
         total_steps=run.total_steps,

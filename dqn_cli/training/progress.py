@@ -77,6 +77,15 @@ class Progress:
         if due:
             self._draw(now)
 
+    def go_on_from(self, steps: int) -> None:
+        """A run that was resumed has come so far already; that is no part of the speed."""
+        self._steps = self._drawn_steps = steps
+        self._samples = deque([(self._clock(), steps)])
+
+    def note(self, text: str) -> None:
+        """Something that a person should read, above the view."""
+        self._print(text)
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """While an evaluation runs: the view says so at every `tick`, and the time does not count for the speed."""

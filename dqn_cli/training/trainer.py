@@ -87,12 +87,26 @@ class Trainer:
         self._learner = learner
         self._watcher = watcher
         self.result: UpdateResult | None = None
+        self._begin: tuple[NDArray[np.generic], NDArray[np.bool_]] | None = None
+
+    def go_on_from(
+        self,
+        counters: Counters,
+        result: UpdateResult | None,
+        frame: NDArray[np.generic],
+        first: NDArray[np.bool_],
+    ) -> None:
+        """Let `run` go on where a run was: all other parts are there already. `frame` and `first` are to act on."""
+        self.counters, self.result, self._begin = counters, result, (frame, first)
 
     def run(self) -> None:
         """Train until `total_steps`, or until the watcher says that it is enough."""
         plan, envs, now = self._plan, self._envs, self.counters
-        frame, first = envs.reset(), np.ones(envs.num_envs, dtype=np.bool_)
-        self._memory.start(frame)
+        if self._begin is None:
+            frame, first = envs.reset(), np.ones(envs.num_envs, dtype=np.bool_)
+            self._memory.start(frame)
+        else:
+            frame, first = self._begin
         while now.steps < plan.total_steps:
             before = replace(now)
             in_flight = now.steps + envs.num_envs

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import safetensors.torch
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor
 
 from dqn_cli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 4096
 MAX_DEPTH = 32
-DTYPES = {"F32", "F16", "BF16", "I64", "U8"}
-
-
-def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes; no links, and no waiting for a pipe's other end."""
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-
-    try:
-        with open(path, "rb", opener=opener) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path}: not a regular file")
-            if status.st_size > limit:
-                raise CheckpointError(f"{path}: {status.st_size:,} bytes, expected at most {limit:,}")
-            return file.read(limit)
-    except OSError as error:
-        reason = "is a link, not a regular file" if path.is_symlink() else (error.strerror or str(error)).lower()
-        raise CheckpointError(f"{path}: {reason}") from error
+DTYPES = {"F32", "F16", "BF16", "I64", "U8"}  # of networks and optimizers
+ARRAY_DTYPES = {"BOOL", "U8", "I32", "I64", "F32", "F64"}
+T = TypeVar("T")
 
 
 def strict_json(path: Path, data: bytes) -> dict[str, Any]:
@@ -57,26 +43,49 @@ def strict_json(path: Path, data: bytes) -> dict[str, Any]:
 
 def tensors(path: Path, data: bytes) -> dict[str, Tensor]:
     """Dense tensors by name. The header's size, count and dtypes are judged before anything is allocated."""
-    try:
-        header = strict_json(path, _header(data))
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        if len(entries) > MAX_TENSORS:
-            raise ValueError(f"{len(entries):,} tensors, at most {MAX_TENSORS:,}")
-        for name, entry in entries.items():
-            dtype = entry.get("dtype") if isinstance(entry, dict) else None
-            if not isinstance(dtype, str) or dtype not in DTYPES:
-                raise ValueError(f"{name[:60]!r} has dtype {dtype!r:.40}, expected one of {', '.join(sorted(DTYPES))}")
-        return safetensors.torch.load(data)
-    except (ValueError, OverflowError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: not a file of tensors: {reason:.160}") from error
+    import safetensors.torch  # with torch, which those who read JSON can do without
+
+    judge(path, data, DTYPES)
+    return _loaded(path, data, safetensors.torch.load)
 
 
-def _header(data: bytes) -> bytes:
+def arrays(path: Path, data: bytes) -> dict[str, NDArray[Any]]:
+    """Dense arrays by name, judged likewise. Whether numbers are finite or in range is for their owners to say."""
+    judge(path, data, ARRAY_DTYPES)
+    found = _loaded(path, data, safetensors.numpy.load)
+    for name, array in found.items():
+        if array.dtype == np.bool_ and bool((array.view(np.uint8) > 1).any()):
+            raise CheckpointError(f"{path}: {name[:60]!r} holds bytes that are neither true nor false")
+    return found
+
+
+def judge(path: Path, data: bytes, dtypes: set[str]) -> None:
+    """Raise `CheckpointError` where a file of tensors has a header that is too large, or other dtypes than these."""
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise ValueError(f"a header of {size:,} bytes in a file of {len(data):,}")
-    return data[8 : 8 + size]
+        raise _no_tensors(path, f"a header of {size:,} bytes in a file of {len(data):,}")
+    header = strict_json(path, data[8 : 8 + size])
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    if len(entries) > MAX_TENSORS:
+        raise _no_tensors(path, f"{len(entries):,} tensors, at most {MAX_TENSORS:,}")
+    for name, entry in entries.items():
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        if not isinstance(dtype, str) or dtype not in dtypes:
+            known = ", ".join(sorted(dtypes))
+            raise _no_tensors(path, f"{name[:60]!r} has dtype {dtype!r:.40}, expected one of {known}")
+
+
+def _loaded(path: Path, data: bytes, load: Callable[[bytes], dict[str, T]]) -> dict[str, T]:
+    try:
+        return dict(sorted(load(data).items()))  # they come in another order each time
+    # for an empty tensor of enormous shape each library has another of these
+    except (ValueError, TypeError, OverflowError, RuntimeError, SafetensorError) as error:
+        raise _no_tensors(path, str(error)) from error
+
+
+def _no_tensors(path: Path, reason: str) -> CheckpointError:
+    told = "".join(letter for letter in " ".join(reason.split()) if letter.isprintable())  # it may quote the file
+    return CheckpointError(f"{path}: not a file of tensors: {told:.160}")
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

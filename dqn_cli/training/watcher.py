@@ -1,22 +1,21 @@
-"""Everything beside the learning: what a run logs, evaluates and saves, and how it reacts to Ctrl-C."""
+"""Everything beside the learning: what a run logs, evaluates and saves, and how it reacts to signals."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from dqn_cli.errors import Interrupted, NumericalError
+from dqn_cli.errors import Interrupted, NumericalError, StorageError
 from dqn_cli.schedules import Schedule, crossings
 from dqn_cli.training.evaluator import EvalResult, Evaluator
 from dqn_cli.training.plan import Counters, Periods
 from dqn_cli.training.progress import DRAW_EVERY_S, LABELS, Progress
+from dqn_cli.training.signals import StopSignals
 from dqn_cli.types import EpisodeStats, StepResult, UpdateResult
 
 if TYPE_CHECKING:
@@ -34,13 +33,19 @@ class Evaluation:
     result: EvalResult
 
 
+Save = Callable[[int, dict[str, Any], UpdateResult | None], object]
+
+
 @dataclass(frozen=True)
 class Saving:
-    """How to save a run: periodically, as a new best, and at the end. Each takes the step and the run's state."""
+    """How to save a run: periodically, as a new best, and at the end.
 
-    periodic: Callable[[int, dict[str, Any]], object]
-    best: Callable[[int, dict[str, Any]], object]
-    final: Callable[[int, dict[str, Any]], object]
+    Each takes the step, the watcher's state and the newest update.
+    """
+
+    periodic: Save
+    best: Save
+    final: Save
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,23 @@ class Clock:
     lap: Counters = field(default_factory=Counters)
     next_draw: float = 0.0
 
+    def wall_seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.begin
+
     def working_seconds(self) -> float:
         """Seconds in the loop since the start."""
-        return time.perf_counter() - self.begin - self.paused
+        return self.wall_seconds() - self.paused
+
+    def state(self) -> dict[str, float]:
+        """How long the run has taken, as plain data."""
+        return {"wall_seconds": self.wall_seconds(), "paused_seconds": self.paused}
+
+    def go_on_from(self, state: Mapping[str, float], lap: Counters) -> None:
+        """A run that was resumed has taken so long already, and begins a new lap."""
+        self.begin = time.perf_counter() - float(state["wall_seconds"])
+        self.paused = float(state["paused_seconds"])
+        self.lap_seconds, self.lap = self.working_seconds(), replace(lap)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -78,9 +97,19 @@ class Clock:
 
 
 class Watcher:
-    """Called after every step of the loop; `finish` ends a run."""
+    """Called after every step of the loop; `finish` ends a run.
 
-    def __init__(self, periods: Periods, evaluator: Evaluator, saving: Saving, sinks: Sinks):
+    While `stop` is entered, a signal ends the run at the next step; `beat` is called at each, also of an evaluation.
+    """
+
+    def __init__(
+        self,
+        periods: Periods,
+        evaluator: Evaluator,
+        saving: Saving,
+        sinks: Sinks,
+        beat: Callable[[], None] = lambda: None,
+    ):
         self.best: Evaluation | None = None
         self.last: Evaluation | None = None
         self.reached_goal = False
@@ -90,43 +119,37 @@ class Watcher:
         self.sinks = sinks
         self._scores: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._lengths: deque[int] = deque(maxlen=RECENT_EPISODES)
-        self._interrupted = threading.Event()
+        self.stop = StopSignals()
+        self._beat = beat
         self._now = Counters()
+        self._seen = 0  # the step up to which everything that was due is done
+        self.saved: int | None = None  # the step of the newest checkpoint
         self.clock = Clock()
-
-    @contextmanager
-    def catching_ctrl_c(self) -> Iterator[None]:
-        """Let the first Ctrl-C ask for an orderly end between two steps; the second one ends at once."""
-        if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
-            yield
-            return
-
-        def on_signal(number: int, frame: object) -> None:
-            if self._interrupted.is_set():
-                raise KeyboardInterrupt
-            self._interrupted.set()
-
-        previous = signal.signal(signal.SIGINT, on_signal)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
 
     def after_step(self, before: Counters, now: Counters, step: StepResult, result: UpdateResult | None) -> bool:
         """Log, evaluate and save what is due between the two states; True when the run has reached its goal."""
-        self._now = now
+        self._now, self._seen = now, before.steps
+        self._beat()
         for stats in step.episodes:
             self._count(now.steps, stats)
-        self._check_interrupt()
         if time.perf_counter() >= self.clock.next_draw:
             self._draw(result)
-        evaluation = self._evaluate(result) if self._evaluation_due(before.steps, now.steps) else None
-        if self._row_due(before.steps, now.steps):
-            self._log(result, evaluation)
-        if self._row_due(now.steps, 2 * now.steps - before.steps):
-            self.sinks.diagnostics.measure_distance()
-        if self._periods.checkpoint is not None and crossings(before.steps, now.steps, self._periods.checkpoint):
-            self._save(self._saving.periodic, result)
+        return self.catch_up(result)
+
+    def catch_up(self, result: UpdateResult | None) -> bool:
+        """Do what is due since the step before; called again where a run was stopped in the midst of that."""
+        before, now = self._seen, self._now.steps
+        if now > before:
+            evaluation = self._evaluate(result) if self._evaluation_due(before, now) else None
+            if self._row_due(before, now):
+                self._log(result, evaluation)
+            self._seen = now
+            if self._row_due(now, 2 * now - before):
+                self.sinks.diagnostics.measure_distance()
+            if self._periods.checkpoint is not None and crossings(before, now, self._periods.checkpoint):
+                self._save_periodic(result)
+        if not self.reached_goal and now < self._periods.total:  # a run that is through ends as it would anyway
+            self._check_stop()
         return self.reached_goal
 
     def finish(self, result: UpdateResult | None) -> None:
@@ -134,14 +157,23 @@ class Watcher:
         self._draw(result)
         self._save(self._saving.final, result)
 
-    def save_interrupted(self) -> None:
+    def save_interrupted(self, result: UpdateResult | None) -> None:
         """Save where the run was stopped."""
-        self._saving.periodic(self._now.steps, self._state())
+        if self.saved != self._now.steps or self._seen < self._now.steps:
+            self._save(self._saving.periodic, result)
 
-    def _save(self, save: Callable[[int, dict[str, Any]], object], result: UpdateResult | None) -> None:
+    def _save_periodic(self, result: UpdateResult | None) -> None:
+        """Save; where the disk refuses, say so and go on: the checkpoint before is whole, the next may succeed."""
+        try:
+            self._save(self._saving.periodic, result)
+        except StorageError as error:
+            self.sinks.progress.note(f"warning: no checkpoint of step {self._now.steps:,}: {error}")
+
+    def _save(self, save: Save, result: UpdateResult | None) -> None:
         self._require_finite(result)
         with self.clock.pause():
-            save(self._now.steps, self._state())
+            save(self._now.steps, self.state(), result)
+        self.saved = self._now.steps
 
     def _evaluation_due(self, before: int, after: int) -> bool:
         """Every so many steps, and at the end of the run."""
@@ -151,21 +183,45 @@ class Watcher:
     def _row_due(self, before: int, after: int) -> bool:
         return crossings(before, after, self._periods.log) > 0 or self._evaluation_due(before, after)
 
-    def _state(self) -> dict[str, Any]:
-        best = None if self.best is None else {"step": self.best.step, "return_mean": self.best.result.mean}
-        return {"counters": asdict(self._now), "best": best}
+    def state(self) -> dict[str, Any]:
+        """Where the run is, as plain data: all that `go_on_from` needs."""
+        return {
+            "counters": asdict(self._now),
+            "seen": self._seen,
+            "best": _plain(self.best),
+            "last": _plain(self.last),
+            "recent": {"scores": [*self._scores], "lengths": [*self._lengths]},
+            "target_distance": self.sinks.diagnostics.distance,
+        }
+
+    def go_on_from(self, state: Mapping[str, Any]) -> Counters:
+        """Be where a run was that left this `state`; its counters. Raises `KeyError`, `TypeError` or `ValueError`."""
+        self._now = Counters(**{f.name: _whole(state["counters"][f.name]) for f in fields(Counters)})
+        self._seen, self.saved = _whole(state["seen"]), self._now.steps
+        if self._seen > self._now.steps:
+            raise ValueError(f"seen {self._seen} is beyond step {self._now.steps}")
+        self.best, self.last = _evaluation(state["best"]), _evaluation(state["last"])
+        scores, lengths = _episodes(state["recent"])
+        self._scores.extend(scores)
+        self._lengths.extend(lengths)
+        self.sinks.diagnostics.distance = distance = state["target_distance"]
+        if not isinstance(distance, float | None):
+            raise TypeError(f"target_distance {distance!r:.40}")
+        self.sinks.progress.go_on_from(self._now.steps)
+        return self._now
 
     def _count(self, steps: int, stats: EpisodeStats) -> None:
         self._scores.append(stats.score)
         self._lengths.append(stats.length)
         self.sinks.metrics.episode(steps, stats)
 
-    def _check_interrupt(self) -> None:
-        if self._interrupted.is_set():
-            raise Interrupted(f"stopped by Ctrl-C at step {self._now.steps:,}")
+    def _check_stop(self) -> None:
+        if self.stop.received:
+            raise Interrupted(f"stopped by {self.stop.name} at step {self._now.steps:,}", self.stop.exit_code)
 
     def _while_evaluating(self, episodes: int) -> None:
-        self._check_interrupt()
+        self._check_stop()
+        self._beat()
         self.sinks.progress.tick(episodes)
 
     def _require_finite(self, result: UpdateResult | None) -> None:
@@ -210,8 +266,7 @@ class Watcher:
         lap = max(seconds - clock.lap_seconds, 1e-9)
         steps, updates = now.steps - clock.lap.steps, now.updates - clock.lap.updates
         if steps:
-            wall = time.perf_counter() - clock.begin
-            self.sinks.metrics.timing(now.steps, wall, steps / lap, updates / lap)
+            self.sinks.metrics.timing(now.steps, clock.wall_seconds(), steps / lap, updates / lap)
             clock.lap_seconds, clock.lap = seconds, replace(now)
 
     def _draw(self, result: UpdateResult | None) -> None:
@@ -237,11 +292,19 @@ class Watcher:
             if self._best_so_far(found) or self._good_enough(found):
                 confirmed = self._evaluator.confirm(self._now.steps, self._while_evaluating)
                 if self._best_so_far(confirmed):
-                    self.best = Evaluation(self._now.steps, confirmed)
-                    self._saving.best(self._now.steps, self._state())
+                    self._save_best(Evaluation(self._now.steps, confirmed), result)
                 if self._good_enough(found) and self._good_enough(confirmed):
                     self.reached_goal, self.last = True, Evaluation(self._now.steps, confirmed)
         return found
+
+    def _save_best(self, best: Evaluation, result: UpdateResult | None) -> None:
+        """Keep these weights; where the disk refuses, the best ones before are still the best that there are."""
+        before, self.best = self.best, best
+        try:
+            self._saving.best(best.step, self.state(), result)
+        except StorageError as error:
+            self.best = before
+            self.sinks.progress.note(f"warning: a new best policy is not saved: {error}")
 
     def _best_so_far(self, result: EvalResult) -> bool:
         return self.best is None or result.mean >= self.best.result.mean
@@ -249,6 +312,35 @@ class Watcher:
     def _good_enough(self, result: EvalResult) -> bool:
         goal = self._periods.stop_at_return
         return goal is not None and result.mean >= goal
+
+
+def _plain(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    return {"step": evaluation.step, "scores": evaluation.result.scores, "lengths": evaluation.result.lengths}
+
+
+def _evaluation(plain: Mapping[str, Any] | None) -> Evaluation | None:
+    if plain is None:
+        return None
+    scores, lengths = _episodes(plain)
+    if not scores:
+        raise ValueError("an evaluation without episodes")
+    return Evaluation(_whole(plain["step"]), EvalResult(scores, lengths))
+
+
+def _episodes(plain: Mapping[str, Any]) -> tuple[list[float], list[int]]:
+    """Scores and lengths that nobody vouches for. Raises `ValueError`, and what breaks on the way."""
+    scores, lengths = [float(score) for score in plain["scores"]], [_whole(length) for length in plain["lengths"]]
+    if len(scores) != len(lengths):
+        raise ValueError(f"{len(scores)} scores of {len(lengths)} episodes")
+    return scores, lengths
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise ValueError(f"{number!r:.40} is not a number of steps, updates or episodes")
+    return number
 
 
 def evaluated(result: EvalResult) -> dict[str, float]:

@@ -13,7 +13,16 @@ from dqn_cli.agent.optimizers import make_descent
 from dqn_cli.algorithm.losses import LOSSES
 from dqn_cli.algorithm.rules import RULES
 from dqn_cli.algorithm.values import Scalar
-from dqn_cli.config import CHOICES, AdamConfig, MlpConfig, RmspropConfig, ScalarConfig, SgdConfig, TableConfig
+from dqn_cli.config import (
+    CHOICES,
+    AdamConfig,
+    MinatarCnnConfig,
+    MlpConfig,
+    RmspropConfig,
+    ScalarConfig,
+    SgdConfig,
+    TableConfig,
+)
 from dqn_cli.networks.make import make_network
 from dqn_cli.schedules import constant, linear
 from dqn_cli.types import Batch, ObsSpec
@@ -287,6 +296,43 @@ def test_missing_weights_are_refused() -> None:
         learner.load_model_state({k: v for k, v in learner.model_state().items() if k.startswith("online.")})
 
 
-def test_another_networks_optimizer_state_is_refused() -> None:
-    with pytest.raises(ValueError, match="belongs to no parameter"):
-        mlp_learner().load_optimizer_state({"nonsense.step": torch.ones(())})
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nonsense.step": torch.ones(())}, "nonsense.step belongs to no parameter"),
+        ({"head.output.bias.exp_avg": None}, "head.output.bias.exp_avg is missing"),
+        ({"head.output.bias.exp_avg": torch.ones(())}, r"exp_avg is torch.float32 of shape \[\], expected \[3\]"),
+        ({"head.output.bias.step": torch.ones(3)}, r"step is torch.float32 of shape \[3\], expected \[\]"),
+        ({"head.output.bias.exp_avg": torch.ones(3, dtype=torch.float64)}, "torch.float64"),
+    ],
+)
+def test_another_networks_optimizer_state_is_refused(change, message) -> None:
+    learner = mlp_learner()
+    learner.update(random_batch(0), 0)
+    state = {name: w for name, w in {**learner.optimizer_state(), **change}.items() if w is not None}
+    with pytest.raises(ValueError, match=message):
+        mlp_learner().load_optimizer_state(state)
+
+
+def test_what_an_optimizer_remembers_is_paired_with_its_weights_in_any_layout() -> None:
+    """Fused kernels go through memory, where channels-last weights lie in another order than those of a file."""
+
+    def learner(seed: int) -> Learner:
+        torch.manual_seed(seed)
+        spec, config = ObsSpec((10, 10, 3), "bool"), MinatarCnnConfig()
+        online = make_network(config, ScalarConfig(), spec, 3).to(memory_format=torch.channels_last)
+        descent = make_descent(AdamConfig(), ScalarConfig(), online, constant(1e-3))
+        return Learner(online, Method(RULES["vdqn"], Scalar(LOSSES["huber"])), descent, torch.Generator())
+
+    def images(seed: int) -> Batch:
+        g = torch.Generator().manual_seed(seed)
+        obs, next_obs = torch.rand(2, 4, 10, 10, 3, generator=g) < 0.3
+        return replace(random_batch(seed, 4), obs=obs, next_obs=next_obs)
+
+    original, restored = learner(0), learner(1)
+    original.update(images(0), 0)
+    restored.load_model_state(original.model_state())
+    restored.load_optimizer_state({name: w.contiguous() for name, w in original.optimizer_state().items()})
+    for one in (original, restored):
+        one.update(images(1), 1)
+    assert torch.equal(flat(original.online), flat(restored.online))

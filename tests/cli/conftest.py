@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 import pytest
+from fake_runs import find, leave
+
+from dqn_cli.training import resuming
 
 
 @dataclass
@@ -25,7 +28,9 @@ class Trainer:
 
     def train_run(self, config, run_dir, **rest):
         self.runs.append((config, run_dir, rest))
-        return Summary(self.act(config, run_dir))
+        metric = self.act(config, run_dir)
+        leave(run_dir, config, config.run.total_steps, finished=True)
+        return Summary(metric)
 
 
 @pytest.fixture
@@ -35,6 +40,7 @@ def trainer(monkeypatch, tmp_path):
     module = ModuleType("dqn_cli.build")
     module.train_run = fake.train_run
     monkeypatch.setitem(sys.modules, "dqn_cli.build", module)
+    monkeypatch.setattr(resuming, "find", find)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     handlers, level = list(logging.root.handlers), logging.root.level

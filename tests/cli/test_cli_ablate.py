@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 
 from dqn_cli.cli.ablate import PARTS, combinations, parts_of, take
 from dqn_cli.cli.arguments import clean
+from dqn_cli.cli.composition import read
 from dqn_cli.cli.hydra_app import register
-from dqn_cli.cli.job import read
 from dqn_cli.cli.main import plan, train
 from dqn_cli.cli.paths import choices, conf_dir
 from dqn_cli.cli.sweep import labels
@@ -183,7 +183,7 @@ def test_refusals_are_one_line(line, message, trainer, capfd):
 
 
 def test_other_sweepers_are_refused(trainer, capfd, monkeypatch):
-    monkeypatch.setattr("dqn_cli.cli.job.BASIC_SWEEPER", "another.Sweeper")
+    monkeypatch.setattr("dqn_cli.cli.composition.BASIC_SWEEPER", "another.Sweeper")
     assert train(["-m", "experiment=rainbow", "ablate=each"]) == 2
     assert "leave out hydra/sweeper" in capfd.readouterr().err
     assert trainer.runs == []

@@ -100,8 +100,8 @@ def test_the_same_again_gives_the_same_bytes(run, tmp_path):
 
 
 def test_selection(run, capsys):
-    save(run, "final", 50)
     save(run, "step", 40)
+    save(run, "final", 50)
     for words, chosen in [
         (["select=final"], "final-000000050"),
         (["select=40"], "step-000000040"),

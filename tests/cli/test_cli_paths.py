@@ -5,7 +5,7 @@ import pytest
 from dqn_cli.cli import paths
 from dqn_cli.cli.arguments import check
 from dqn_cli.cli.evaluate import parse
-from dqn_cli.errors import ConfigError, StorageError
+from dqn_cli.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -64,18 +64,6 @@ def test_names_in_short():
     assert paths.in_short(paths.choices("variant"), " ") == "ddqn qlearning tdqn vdqn"
     assert paths.in_short(["Taxi", "Qbert", "Pong"]) == "Taxi, Pong ... (--list envs)"
     assert paths.in_short(["Taxi", "gym", "minatar/Freeway"], " ") == "Taxi gym, minatar/Breakout ... (--list envs)"
-
-
-def test_a_folder_is_claimed_once(tmp_path):
-    paths.claim(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"run already holds a run; write another folder"):
-        paths.claim(tmp_path / "run")
-
-
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file/run cannot be written \(Not a directory\)"):
-        paths.claim(tmp_path / "file" / "run")
 
 
 def test_configuration_files_are_found_beside_and_inside_the_package(tmp_path, monkeypatch):

@@ -14,10 +14,12 @@ from dqn_cli import __version__
 from dqn_cli.cli import plan_report
 from dqn_cli.cli.arguments import GROUPS, clean
 from dqn_cli.cli.hydra_app import register
+from dqn_cli.cli.lock import CLAIM
 from dqn_cli.cli.main import plan, train
-from dqn_cli.cli.paths import CLAIM, choices, conf_dir
+from dqn_cli.cli.paths import choices, conf_dir
 from dqn_cli.cli.plan import settled
 from dqn_cli.cli.provenance import COMMAND_LINE, DEFAULT, leaves, sources
+from dqn_cli.cli.runs import MANIFEST
 from dqn_cli.training.forecast import Forecast
 from dqn_cli.training.probe import Speed
 from dqn_cli.validate import SETTINGS, plain
@@ -94,10 +96,25 @@ def test_what_training_refuses_is_refused_in_the_same_words(line, trainer, capfd
 @pytest.mark.parametrize("line", ["hydra.run.dir=here", "-m hydra.sweep.dir=here"])
 def test_a_folder_that_holds_runs_is_refused(line, trainer, capfd):
     Path("here").mkdir()
-    Path("here", CLAIM).touch()
+    files = {Path("here", CLAIM), Path("here", MANIFEST)}
+    for file in files:
+        file.touch()
     assert plan(line.split()) == 2
     assert "here already holds" in capfd.readouterr().err
-    assert [str(path) for path in Path().rglob("*")] == ["here", f"here/{CLAIM}"]
+    assert {*Path().rglob("*")} == {Path("here"), *files}
+
+
+def test_a_plan_begins(trainer, capfd):
+    assert plan(["resume=runs/x"]) == 2
+    assert capfd.readouterr().err == "dqn-plan: error: dqn-plan shows what begins; leave out resume=runs/x\n"
+
+
+def test_a_sweep_that_has_begun_can_be_planned_and_stays_as_it_is(trainer, capfd):
+    line = ["-m", "env=Taxi", "variant=tdqn", "run.total_steps=2000", "hydra.sweep.dir=sw"]
+    assert train([*line, "seed=0"]) == 0
+    before = {file: file.read_bytes() for file in Path("sw").rglob("*") if file.is_file()}
+    assert plan(["--no-probe", *line, "seed=0,1"]) == 0
+    assert {file: file.read_bytes() for file in Path("sw").rglob("*") if file.is_file()} == before
 
 
 COMPOSITIONS = [

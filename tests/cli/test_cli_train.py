@@ -34,7 +34,11 @@ def test_a_run_has_a_folder_of_its_own_and_returns_nothing_but_its_lines(trainer
     ((config, folder, rest),) = trainer.runs
     assert (config.env.id, config.seed, config.run.total_steps) == ("Taxi-v4", 7, 1000)
     assert re.fullmatch(r"runs/Taxi/qlearning/s7_\d{8}-\d{6}-\d{6}", str(folder.relative_to(tmp_path)))
-    assert [file.name for file in folder.iterdir()] == ["run.lock"]  # nothing of Hydra's
+    assert {file.name for file in folder.iterdir()} == {
+        "run.lock",
+        "manifest.json",
+        "checkpoints",
+    }  # nothing of Hydra's
     assert rest["overrides"][:2] == ["env=Taxi", "variant=qlearning"]
     assert rest["command"] == ["dqn-train", *rest["overrides"]]
     out, err = capfd.readouterr()
@@ -51,7 +55,8 @@ def test_runs_never_share_a_folder(trainer, capfd):
     assert len({folder for _, folder, _ in trainer.runs}) == 2
     assert train(["hydra.run.dir=here"]) == 0
     assert train(["hydra.run.dir=here"]) == 2
-    assert "here already holds a run; write another folder" in capfd.readouterr().err
+    told = "hydra.run.dir=here already holds a run, finished at step 60,000; write another folder"
+    assert told in capfd.readouterr().err
     assert len(trainer.runs) == 3
 
 
@@ -159,13 +164,14 @@ def test_a_full_disk_is_no_bug(trainer, capfd):
     assert capfd.readouterr().err == told
 
 
-def test_ctrl_c_in_a_run_tells_where_it_was_saved(trainer, capfd):
+def test_a_signal_in_a_run_tells_where_it_was_saved(trainer, capfd):
     def act(config, run_dir):
-        raise Interrupted("stopped at step 7, saved in x")
+        raise Interrupted("stopped at step 7, saved in x", code)
 
     trainer.act = act
-    assert train([]) == 130
-    assert capfd.readouterr().err == "dqn-train: stopped at step 7, saved in x\n"
+    for code in (130, 75):
+        assert train([]) == code
+        assert capfd.readouterr().err == "dqn-train: stopped at step 7, saved in x\n"
 
 
 def test_ctrl_c_before_a_run_can_save(trainer, capfd):

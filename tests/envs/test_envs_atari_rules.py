@@ -243,6 +243,39 @@ def test_games_are_seeded_as_asked():
             np.testing.assert_array_equal(results[i].next_frame[lane], shrunk(np.max(screens[-2:], axis=0)))
 
 
+def test_an_episode_of_any_number_begins_in_some_lanes(monkeypatch):
+    """A game that begins so is the game of that number; those beside it go on."""
+    monkeypatch.setattr("dqn_cli.envs.atari.usable_cores", lambda: 4)
+    config = breakout(sticky=0.25, noop_max=10, max_frames=100)
+    with closing(make(config, 2)) as lanes, closing(make(config, 2)) as undisturbed:
+        lanes.reset()
+        undisturbed.reset()
+        actions = random_actions(lanes, 40)
+        *_, step = steps(lanes, actions[:10])
+        frames = lanes.begin(np.array([False, True]), np.array([8, 9]))
+        np.testing.assert_array_equal(frames[0], step.frame[0])
+        results = list(steps(lanes, actions[10:]))
+        for one, two in zip(results, list(steps(undisturbed, actions))[10:], strict=True):
+            for name in ("frame", "next_frame", "reward", "terminated", "truncated", "first"):
+                np.testing.assert_array_equal(getattr(one, name)[0], getattr(two, name)[0])
+    begun = [episode for step in results for episode in step.episodes]
+    assert [(e.lane, e.episode, e.length) for e in begun] == [(0, 0, 25), (1, 9, 25)]
+    assert begun[1].score == sum(step.reward[1] for step in results[:25])
+    with closing(make(config, 1, lambda lane, episode: 1000 + 9 + episode)) as twin:
+        np.testing.assert_array_equal(twin.reset()[0], frames[1])
+        for one, two in zip(steps(twin, actions[10:, 1]), results, strict=True):
+            np.testing.assert_array_equal(one.next_frame[0], two.next_frame[1])
+            np.testing.assert_array_equal(one.frame[0], two.frame[1])
+
+
+def test_the_first_beginning_is_of_all_games():
+    asked = []
+    with closing(make(breakout(), 2, lambda *key: asked.append(key))) as lanes:
+        lanes.begin(np.array([False, True]), np.array([7, 7]))
+        lanes.begin(np.array([False, True]), np.array([8, 8]))
+        assert asked == [(0, 0), (1, 7), (1, 8)]
+
+
 def test_lanes_play_what_they_would_play_alone(monkeypatch):
     """Lanes beside them that end and begin, and the number of threads, change nothing."""
     monkeypatch.setattr("dqn_cli.envs.atari.usable_cores", lambda: 4)

@@ -1,5 +1,7 @@
 """GymLanes against a naive twin: one plain Gymnasium loop per lane, with the same seeds and actions."""
 
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
@@ -134,6 +136,39 @@ def test_reset_begins_again_at_episode_0(registered):
     assert [episode.length for step in steps(lanes, 2) for episode in step.episodes] == [2, 2]
 
 
+def test_an_episode_of_any_number_begins_in_some_lanes(registered):
+    lanes = GymLanes(
+        GymConfig(id=registered(Counter), time_limit_steps=3), 3, lambda lane, episode: 100 * lane + 10 * episode
+    )
+    lanes.reset()
+    (step,) = steps(lanes, 1)
+    frames = lanes.begin(np.array([False, True, False]), np.array([5, 4, 6]))
+    assert frames.tolist() == [[1], [140], [201]]
+    assert step.frame.tolist() == [[1], [101], [201]]  # it stays valid
+    one, two, three = map(copy.deepcopy, steps(lanes, 3))
+    assert one.next_frame.tolist() == [[2], [141], [202]]
+    assert two.episodes == [EpisodeStats(0, 0, 3.0, 3), EpisodeStats(2, 0, 3.0, 3)]
+    assert lanes.begin(np.array([True, False, False]), np.array([9, 9, 9])).tolist() == [[90], [150], [211]]
+    assert three.episodes == [EpisodeStats(1, 4, 3.0, 3)]
+    (step,) = steps(lanes, 1)
+    assert step.next_frame.tolist() == [[91], [151], [212]]
+
+
+def test_a_lane_is_at_rest_until_its_first_episode(registered):
+    class Resting(Counter):
+        def step(self, action):
+            return (*super().step(action)[:3], self.count == 101, {})
+
+    lanes = GymLanes(GymConfig(id=registered(Resting)), 2, lambda lane, episode: 100 * lane)
+    assert lanes.begin(np.array([False, True]), np.array([3, 3])).tolist() == [[0], [100]]
+    for step in steps(lanes, 2):
+        assert step.next_frame.tolist() == [[0], [101]]
+        assert (step.reward.tolist(), step.first.tolist()) == ([0, 1], [False, True])
+        assert [episode.lane for episode in step.episodes] == [1]
+    assert lanes.begin(np.array([True, False]), np.array([2, 2])).tolist() == [[0], [100]]
+    assert [step.next_frame.tolist() for step in steps(lanes, 2)] == [[[1], [101]], [[2], [101]]]
+
+
 def test_actions_are_counted_from_the_first_one_of_the_environment(registered):
     class Shifted(Counter):
         action_space = gymnasium.spaces.Discrete(3, start=5)
@@ -251,6 +286,10 @@ def test_a_picture_per_step_and_start(registered):
     list(steps(lanes, 2))
     assert shown() == [12, 20, 21]
     list(steps(lanes, 1))
+    lanes.begin(np.array([False, True]), np.array([7, 7]))
+    assert shown() == [22]
+    lanes.begin(np.array([True, False]), np.array([7, 7]))
+    assert shown() == [70]
     lanes.reset()
     assert shown() == [0]
     assert shown() == []

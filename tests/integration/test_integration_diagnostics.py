@@ -34,6 +34,7 @@ from dqn_cli.config import (
     UniformConfig,
     VdqnConfig,
 )
+from dqn_cli.training.snapshot import position
 
 
 def small(**changes: Any) -> Config:
@@ -74,7 +75,7 @@ def left_by(config: Config, folder: Path) -> dict[str, Any]:
     left = {name: np.ascontiguousarray(array).tobytes() for name, array in arrays.items()}
     return {
         **left,
-        "streams": str({name: build.position(stream) for name, stream in run.streams.items()}),
+        "streams": str({name: position(stream) for name, stream in run.streams.items()}),
         "episodes": (folder / "episodes.csv").read_bytes(),
         "final": run.watcher.last,
     }

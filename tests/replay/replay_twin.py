@@ -37,6 +37,8 @@ FLAGS = {
     Event.TRUNCATED_IN_PLACE: (False, True, False),
 }
 
+ACTIONS = 1000
+
 
 @dataclass
 class World:
@@ -95,6 +97,14 @@ class Twin:
     def begin(self, e: int, frame: int) -> None:
         self.lanes[e].frames = [frame]
 
+    def cut(self, e: int) -> None:
+        lane, gamma = self.lanes[e], self.world.discount
+        for obs, taken, rewards in lane.open:
+            total = sum(gamma**i * r for i, r in enumerate(rewards))
+            self.rows.append((obs, taken, total, gamma ** len(rewards), self.stack(lane)))
+            self.priorities.append(self.largest)
+        lane.open = []
+
 
 def spec_of(stack: int) -> ObsSpec:
     return ObsSpec((2,), "int32", stack)
@@ -111,12 +121,61 @@ def pixels(numbers: list[int]) -> np.ndarray:
     return np.array([[number, -number] for number in numbers], np.int32)
 
 
-def learn(memory: ReplayMemory, twin: Twin, rows: np.ndarray, rng: random.Random) -> np.ndarray:
-    """The errors of rows drawn a step ago come, some of them too late; then others are drawn."""
-    errors = [10 ** rng.uniform(-3, 3) for _ in rows]
-    memory.update_priorities(rows, np.array(errors))
-    twin.update(rows.tolist(), errors, len(twin.rows) - len(memory))
-    return memory.sample(7).row if len(memory) else rows
+class Life:
+    """Drives memories, all alike, and their twin by random actions, rewards and errors. Can be copied, and goes on."""
+
+    def __init__(self, world: World, seed: int, *memories: ReplayMemory) -> None:
+        self.lanes, self.rng = range(len(world.events[0])), random.Random(seed)
+        self.frame_count = len(self.lanes)
+        self.twin, self.drawn = Twin(world, list(self.lanes)), np.zeros(0, np.int64)
+        for memory in memories:
+            memory.start(pixels(list(self.lanes)))
+
+    def step(self, events: list[Event], *memories: ReplayMemory) -> None:
+        lanes, rng, twin = self.lanes, self.rng, self.twin
+        actions, rewards = [rng.randrange(ACTIONS) for _ in lanes], [rng.uniform(-2, 2) for _ in lanes]
+        successors = [self.frame_count + e for e in lanes]
+        self.frame_count += len(lanes)
+        shown, before = list(successors), len(twin.rows)
+        for e in lanes:
+            twin.step(e, actions[e], rewards[e], successors[e], events[e])
+            if FLAGS[events[e]][2]:
+                shown[e] = self.frame_count
+                self.frame_count += 1
+                twin.begin(e, shown[e])
+        for memory in memories:
+            terminated, truncated, first = (np.array([FLAGS[event][i] for event in events]) for i in range(3))
+            step = StepResult(pixels(shown), pixels(successors), np.array(rewards), terminated, truncated, first)
+            written = memory.append(np.array(actions), step)
+            assert written == len(twin.rows) - before
+            assert len(memory) >= min(written, twin.world.capacity)  # what a step finished can be learnt at once
+            for reused in (step.frame, step.next_frame, step.reward):
+                reused[...] = 99  # an environment may write the next step into the same arrays
+
+    def learn(self, *memories: ReplayMemory) -> None:
+        """The errors of rows drawn a step ago come, some of them too late; then others are drawn."""
+        errors = [10 ** self.rng.uniform(-3, 3) for _ in self.drawn]
+        self.twin.update(self.drawn.tolist(), errors, len(self.twin.rows) - len(memories[0]))
+        batches = []
+        for memory in memories:
+            memory.update_priorities(self.drawn, np.array(errors))
+            batches += [memory.sample(7)] if len(memory) else []
+        for batch in batches:
+            for name in ("obs", "action", "reward", "discount", "next_obs", "weight", "row"):
+                one, other = getattr(batch, name), getattr(batches[0], name)
+                assert one is other or np.asarray(one).tobytes() == np.asarray(other).tobytes()
+            self.drawn = batch.row
+
+    def cut(self, *memories: ReplayMemory) -> None:
+        """Every episode is cut; then all begin anew."""
+        before = len(self.twin.rows)
+        begun = [self.frame_count + e for e in self.lanes]
+        self.frame_count += len(self.lanes)
+        for e in self.lanes:
+            self.twin.cut(e)
+            self.twin.begin(e, begun[e])
+        for memory in memories:
+            assert memory.cut(pixels(begun)) == len(self.twin.rows) - before
 
 
 def play(
@@ -126,34 +185,16 @@ def play(
 
     Where a sampler is given, errors come in, which it is to take as they are.
     """
-    lanes, rng = range(len(world.events[0])), random.Random(seed)
-    frame_count = len(lanes)
-    memory, twin, drawn = memory_of(world, sampler=sampler), Twin(world, list(lanes)), np.zeros(0, np.int64)
-    memory.start(pixels(list(lanes)))
+    memory = memory_of(world, sampler=sampler)
+    life = Life(world, seed, memory)
     for t, events in enumerate(world.events):
-        actions, rewards = [rng.randrange(1000) for _ in lanes], [rng.uniform(-2, 2) for _ in lanes]
-        successors = [frame_count + e for e in lanes]
-        frame_count += len(lanes)
-        shown, before = list(successors), len(twin.rows)
-        for e in lanes:
-            twin.step(e, actions[e], rewards[e], successors[e], events[e])
-            if FLAGS[events[e]][2]:
-                shown[e] = frame_count
-                frame_count += 1
-                twin.begin(e, shown[e])
-        terminated, truncated, first = (np.array([FLAGS[event][i] for event in events]) for i in range(3))
-        step = StepResult(pixels(shown), pixels(successors), np.array(rewards), terminated, truncated, first)
-        written = memory.append(np.array(actions), step)
-        assert written == len(twin.rows) - before
-        assert len(memory) >= min(written, world.capacity)  # what a step finished can be learnt at once
-        for reused in (step.frame, step.next_frame, step.reward):
-            reused[...] = 99  # an environment may write the next step into the same arrays
+        life.step(events, memory)
         if sampler is not None:
-            drawn = learn(memory, twin, drawn, rng)
+            life.learn(memory)
         if t % check_every == check_every - 1:
-            compare(memory, twin, frame_count)
-    compare(memory, twin, frame_count)
-    return memory, twin
+            compare(memory, life.twin, life.frame_count)
+    compare(memory, life.twin, life.frame_count)
+    return memory, life.twin
 
 
 def compare(memory: ReplayMemory, twin: Twin, frame_count: int) -> None:

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dqn_cli.config import Config, EpsilonConfig, UniformConfig, VdqnConfig
 from dqn_cli.schedules import constant, crossings, delayed, exponential, linear
-from dqn_cli.training.plan import Counters, Plan, Sync, Updates
+from dqn_cli.training.plan import Counters, Plan, Sync, Updates, make_plan
 from dqn_cli.training.trainer import Trainer
 from dqn_cli.types import Batch, EpisodeStats, StepResult, UpdateResult
 
@@ -226,3 +227,29 @@ def test_syncs_are_counted_by_their_own_unit() -> None:
     assert [Sync(4, unit).due(before, after) for unit in ("steps", "updates", "episodes")] == [1, 1, 0]
     assert Sync(1, "updates").due(before, after) == 3
     assert Sync(1, "steps").due(before, replace(before)) == 0
+
+
+def test_the_loop_goes_on_where_it_was() -> None:
+    tape = Tape(num_envs=1, episode_length=3)
+    plan = Plan(total_steps=6, exploration=constant(0.5), batch_size=2, updates=None, sync=None)
+    trainer = Trainer(plan, tape, tape, tape, tape, tape)
+    counters = Counters(4, 2, 1)
+    trainer.go_on_from(counters, None, tape.frame, np.ones(1, np.bool_))
+    trainer.run()
+    assert "reset" not in tape.words
+    assert "start" not in tape.words
+    assert [word for word in tape.words if word.startswith("act")] == ["act 0.5 first", "act 0.5"]
+    assert counters.steps == 6
+
+
+def test_a_memory_that_began_anew_is_filled_before_learning_goes_on() -> None:
+    config = Config(replay=UniformConfig(n_step=2), exploration=EpsilonConfig(), variant=VdqnConfig(), num_envs=3)
+    config.run.learning_starts_steps, config.run.update_every_steps = 30, 6
+    fresh, again = make_plan(config).updates, make_plan(config, 600).updates
+    assert fresh is not None
+    assert again is not None
+    assert [fresh.due(step, step + 3) for step in range(0, 60, 3)] == [
+        again.due(step, step + 3) for step in range(600, 660, 3)
+    ]
+    assert again.due(0, 630) == 0
+    assert again.due(630, 636) == 1

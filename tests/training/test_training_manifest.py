@@ -12,13 +12,20 @@ from omegaconf import OmegaConf
 import dqn_cli
 from dqn_cli.errors import StorageError
 from dqn_cli.training import manifest
-from dqn_cli.training.manifest import source, versions, write_config, write_manifest
+from dqn_cli.training.manifest import (
+    add_to_manifest,
+    read_manifest,
+    source,
+    versions,
+    write_config,
+    write_manifest,
+)
 
 git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 
 def write(folder: Path, **more) -> dict:
-    write_manifest(folder, command=["dqn-train", "seed=3"], overrides=["seed=3"], seed=3, **more)
+    write_manifest(folder, ["dqn-train", "seed=3"], ["seed=3"], config={"seed": 3}, **more)
     return json.loads((folder / "manifest.json").read_text())
 
 
@@ -107,3 +114,21 @@ def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, name):
     with pytest.raises(StorageError, match=rf"{name}.*No space left"):
         write_config(tmp_path, {}) if name == "config.yaml" else write(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_adds_to_the_manifest(tmp_path):
+    before = write(tmp_path)
+    for step in (100, 200):
+        facts = {"config": {"seed": 3, "at": step}, "device": "cpu", "threads": 2}
+        add_to_manifest(tmp_path, ["dqn-train", "resume=x"], step=step, **facts)
+    found = read_manifest(tmp_path)
+    assert {name: found[name] for name in before} == before | {"config": {"seed": 3, "at": 200}}
+    assert [entry["step"] for entry in found["resumed"]] == [100, 200]
+    assert found["resumed"][0]["hardware"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"resumed": 3}'])
+def test_a_manifest_that_cannot_be_read_begins_anew(text, tmp_path):
+    (tmp_path / "manifest.json").write_text(text)
+    add_to_manifest(tmp_path, ["dqn-train"], step=1, config={"seed": 3}, device="cpu", threads=1)
+    assert [entry["step"] for entry in read_manifest(tmp_path)["resumed"]] == [1]

@@ -1,18 +1,24 @@
 import csv
 import errno
+import os
+import random
 import re
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as OpenTensorBoard
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
 
 from dqn_cli.config import Logger
-from dqn_cli.errors import StorageError
+from dqn_cli.errors import CheckpointError, StorageError
 from dqn_cli.training import metrics
 from dqn_cli.training.evaluator import Returns
+from dqn_cli.training.event_file import EventFile
 from dqn_cli.training.metrics import DETERMINISTIC, TIMING, X_AXIS, Metric, MetricsLog, glossary
 from dqn_cli.types import EpisodeStats
 
@@ -153,12 +159,35 @@ def test_short_writes_are_completed(tmp_path):
     assert rows(tmp_path / "metrics.csv")[0]["steps"] == "123456"
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "events"])
-def test_a_folder_that_is_not_there(tmp_path, name, monkeypatch):
-    if name == "events":
-        monkeypatch.setattr(metrics, "_Table", lambda *arguments: None)
-    with pytest.raises(StorageError, match=name):
+def test_lines_that_a_full_disk_refused_are_written_when_there_is_room_again(tmp_path):
+    log = MetricsLog(tmp_path, Logger.csv)
+    log.episode(10, EpisodeStats(0, 0, 1.0, 10))
+    file = log._episodes._file
+    log._episodes._file = FullDisk(file, 5)
+    with pytest.raises(StorageError, match=r"episodes\.csv.*No space left"):
+        log.positions()
+    log._episodes._file = file
+    log.episode(20, EpisodeStats(0, 1, 1.0, 10))
+    log.close()
+    assert (tmp_path / "episodes.csv").read_text().splitlines()[1:] == ["10,,0,0,1.0,10", "20,,0,1,1.0,10"]
+
+
+def test_all_files_are_closed_on_a_full_disk(tmp_path):
+    log = MetricsLog(tmp_path, Logger.tensorboard)
+    log.episode(10, EpisodeStats(0, 0, 1.0, 10))
+    log._episodes._file = FullDisk(log._episodes._file, 5)
+    with pytest.raises(StorageError):
+        log.close()
+    assert log._metrics._file.closed
+    assert log._episodes._file.file.closed
+    assert log._events._file.closed
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(StorageError, match="gone: No such file"):
         MetricsLog(tmp_path / "gone", Logger.tensorboard)
+    with pytest.raises(StorageError, match="gone/events: No such file"):
+        EventFile(tmp_path / "gone" / "events", 0)
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -247,3 +276,377 @@ def test_names_tags_and_glossary():
     assert all(text and text == text.strip() and "|" not in text for _, text in glossary())
     assert Metric.EVAL_RETURN_MEAN.tag == "eval/return_mean"
     assert Metric.LOSS == "loss"
+
+
+CSV = ("metrics.csv", "episodes.csv", "timing.csv")
+
+
+def advance(log: MetricsLog, begin: int, end: int) -> None:
+    """Log the steps after `begin` up to `end` as a run does: an episode every 3, a row every 5."""
+    for step in range(begin + 1, end + 1):
+        if step % 3 == 0:
+            log.episode(step, EpisodeStats(lane=0, episode=step // 3, score=step / 7, length=3))
+        if step % 5 == 0:
+            log.row(step, {"loss": 1 / step, "updates": step})
+            log.timing(step, float(step), 1.0, 1.0)
+
+
+def undisturbed(folder: Path, end: int, logger: Logger = Logger.csv) -> Path:
+    folder.mkdir()
+    log = MetricsLog(folder, logger, frame_skip=4)
+    advance(log, 0, end)
+    log.close()
+    return folder
+
+
+def raw_events(folder: Path) -> list:
+    """Every event of every file, one file after the other, as a reader that knows nothing of restarts has them."""
+    paths = sorted(folder.glob("events.out.tfevents.*"))
+    return [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
+
+
+def raw_scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    return [
+        (event.step, value.simple_value)
+        for event in raw_events(folder)
+        for value in event.summary.value
+        if value.tag == tag
+    ]
+
+
+def seen(found: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in found.Scalars(tag)]
+
+
+def seen_open(found: OpenTensorBoard, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.tensor_proto.float_val[0]) for event in found.Tensors(tag)]
+
+
+def open_tensorboard(folder: Path) -> OpenTensorBoard:
+    found = OpenTensorBoard(str(folder), {"tensors": 0})
+    found.Reload()
+    return found
+
+
+def killed(log: MetricsLog) -> None:
+    """End as SIGKILL does it: what is in memory only is gone."""
+    for table in (log._metrics, log._episodes, log._timing):
+        table.close()
+    if log._events:
+        log._events._file.close()
+
+
+def resumed(folder: Path, positions: object, logger: Logger = Logger.tensorboard) -> MetricsLog:
+    return MetricsLog(folder, logger, frame_skip=4, positions=positions)
+
+
+def positions_of(folder: Path, steps: int = 20) -> dict[str, int]:
+    """As if the run had made a checkpoint at its end."""
+    return {"steps": steps, **{path.name: path.stat().st_size for path in folder.iterdir()}}
+
+
+def test_positions_are_the_lengths_on_disk_of_all_that_was_logged(tmp_path):
+    log = MetricsLog(tmp_path, Logger.tensorboard)
+    log.episode(10, EpisodeStats(0, 0, 1.0, 10))  # no row yet
+    log.timing(10, 1.0, 1.0, 1.0)
+    positions = log.positions()
+    assert positions == positions_of(tmp_path, steps=10)
+    assert positions["episodes.csv"] == len("steps,frames,lane,episode,score,length\n10,,0,0,1.0,10\n")
+    assert len(positions) == 5
+    killed(log)
+
+
+def test_positions_hold_after_a_power_cut(tmp_path, monkeypatch):
+    """A checkpoint must not be more durable than the logs that it counts on."""
+    log, synced, fsync = MetricsLog(tmp_path, Logger.tensorboard), [], os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")).name, os.fstat(descriptor).st_size))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    log.episode(10, EpisodeStats(0, 0, 1.0, 10))
+    positions = log.positions()
+    *files, (folder, _) = synced
+    assert folder == tmp_path.name  # after the files: their names too
+    assert positions == {"steps": 0, **dict(files)}
+    killed(log)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("nth", range(5))
+def test_a_disk_that_does_not_sync(tmp_path, monkeypatch, nth, error):
+    log, calls = MetricsLog(tmp_path, Logger.tensorboard), []
+
+    def failing(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == nth + 1:
+            raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StorageError, match=rf"cannot write .*errno {error}"):
+        log.positions()
+    log.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_run_killed_and_resumed_at_random_has_the_logs_of_one_that_was_not(tmp_path, seed):
+    draw = random.Random(seed)
+    twin = undisturbed(tmp_path / "twin", 100, Logger.tensorboard)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log, now = MetricsLog(folder, Logger.tensorboard, frame_skip=4), 0
+    saved = [(0, log.positions())]
+    open_one = open_tensorboard(folder)
+    while now < 100:
+        end = min(100, now + draw.randint(5, 40))
+        advance(log, now, end)
+        now = end
+        match draw.choice(["save", "kill", "kill", "look"]):
+            case "save":
+                saved.append((now, log.positions()))
+            case "look":
+                open_one.Reload()
+            case "kill" if now < 100:
+                killed(log)
+                saved = saved[: draw.randint(max(1, len(saved) - 2), len(saved))]  # the newest may be damaged
+                now, positions = saved[-1]
+                log = resumed(folder, positions)
+    log.close()
+    for name in CSV:
+        assert (folder / name).read_bytes() == (twin / name).read_bytes()
+    expected = seen(events(twin), "train/loss")
+    assert [step for step, _ in expected] == [*range(5, 101, 5)]
+    for tag in ("train/loss", "speed/seconds", "train/frames"):
+        assert raw_scalars(folder, tag) == raw_scalars(twin, tag)
+        assert seen(events(folder), tag) == seen(events(twin), tag)
+    open_one.Reload()
+    assert seen_open(open_one, "train/loss") == expected
+
+
+def test_an_open_tensorboard_forgets_what_was_undone(tmp_path):
+    log = MetricsLog(tmp_path, Logger.tensorboard)
+    log.config_card(CONFIG)
+    log.row(5, {"loss": 0.5})
+    positions = log.positions()
+    log.row(6, {"loss": 0.25, "lr": 0.125})
+    open_one = open_tensorboard(tmp_path)
+    assert seen_open(open_one, "train/loss") == [(5, 0.5), (6, 0.25)]
+    killed(log)
+    log = MetricsLog(tmp_path, Logger.tensorboard, positions=positions)
+    open_one.Reload()
+    assert seen_open(open_one, "train/loss") == [(5, 0.5)]
+    log.row(7, {"loss": 2.0})
+    open_one.Reload()
+    assert seen_open(open_one, "train/loss") == [(5, 0.5), (7, 2.0)]
+    assert seen_open(open_one, "train/lr") == []
+    assert len(open_one.Tensors("config")) == 1
+    log.close()
+
+
+def test_a_resumed_event_file_begins_with_the_restart(tmp_path):
+    log = MetricsLog(tmp_path, Logger.tensorboard)
+    log.row(41, {})
+    positions = log.positions()
+    killed(log)
+    MetricsLog(tmp_path, Logger.tensorboard, positions=positions).close()
+    first, second = sorted(tmp_path.glob("events.out.tfevents.*"))
+    for path, begin in ((first, 0), (second, 42)):
+        version, start, *_ = LegacyEventFileLoader(str(path)).Load()
+        assert version.file_version == "brain.Event:2"
+        assert (start.session_log.status, start.step) == (start.session_log.START, begin)
+
+
+@pytest.mark.parametrize("clock", [0, 1_000_000_000, 2_000_000_000])
+def test_the_names_of_event_files_sort_by_age_whatever_the_clock_says(tmp_path, monkeypatch, clock):
+    monkeypatch.setattr(os, "getpid", lambda: 1000)  # sorts before 999
+    (tmp_path / "events.out.tfevents.1500000000.999").touch()
+    monkeypatch.setattr(metrics.time, "time", lambda: clock)
+    positions = {"steps": 0, "events.out.tfevents.1500000000.999": 0}
+    positions |= {name: len(metrics._header(name)) for name in CSV}
+    for name in CSV:
+        (tmp_path / name).write_text(metrics._header(name))
+    names = ["events.out.tfevents.1500000000.999"]
+    for _ in range(3):
+        killed(resumed(tmp_path, positions))
+        (new,) = {path.name for path in tmp_path.glob("events*")} - set(names)
+        names.append(new)
+        assert names == sorted(names)
+        sizes = [(tmp_path / name).stat().st_size for name in names]
+        assert sizes == [0] * (len(names) - 1) + [sizes[-1]]  # all but the newest are of a time that is gone
+        assert sizes[-1] > 0
+    assert names[1] == f"events.out.tfevents.{max(clock, 1_500_000_001)}.1000"
+
+
+def test_the_logger_may_change_and_back(tmp_path):
+    twin = undisturbed(tmp_path / "twin", 40)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log = MetricsLog(folder, Logger.csv, frame_skip=4)
+    for end, logger in ((20, Logger.tensorboard), (30, Logger.csv), (40, Logger.tensorboard)):
+        advance(log, end - 10 if end > 20 else 0, end)
+        positions = log.positions()
+        advance(log, end, end + 7)
+        killed(log)
+        log = resumed(folder, positions, logger)
+    log.close()
+    for name in CSV:
+        assert (folder / name).read_bytes() == (twin / name).read_bytes()
+    assert [step for step, _ in raw_scalars(folder, "train/loss")] == [25, 30]
+    assert [path.stat().st_size > 0 for path in sorted(folder.glob("events*"))] == [True, True]
+
+
+def test_hparams_know_the_step_of_a_run_that_was_resumed_at_its_end(tmp_path):
+    folder = undisturbed(tmp_path / "run", 40, Logger.tensorboard)
+    positions = positions_of(folder, steps=40)
+    for _ in range(2):
+        log = resumed(folder, positions)
+        log.hparams(CONFIG, {"eval_return_mean": 9.25})
+        log.close()
+    assert raw_scalars(folder, "final/eval_return_mean") == [(40, 9.25)]
+    tags = [value.tag for event in raw_events(folder) for value in event.summary.value]
+    assert tags.count(SESSION_START_INFO_TAG) == 1
+
+
+def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path):
+    folder = undisturbed(tmp_path / "run", 20, Logger.tensorboard)
+    (folder / "events.out.tfevents.1500000000.host.7.0").touch()  # another writer's
+    open_one = open_tensorboard(folder)
+    MetricsLog(folder, Logger.tensorboard).close()
+    assert [path.stat().st_size > 0 for path in sorted(folder.glob("events*"))] == [False, False, True]
+    assert [(folder / name).read_text() for name in CSV] == [metrics._header(name) for name in CSV]
+    assert raw_scalars(folder, "train/loss") == []
+    open_one.Reload()
+    assert {tag for tag in open_one.Tags()["tensors"] if open_one.Tensors(tag)} == set()
+
+
+@pytest.mark.parametrize("name", CSV)
+@pytest.mark.parametrize("anew", [False, True])
+def test_nothing_is_written_through_a_link(tmp_path, name, anew):
+    folder, victim = undisturbed(tmp_path / "run", 20), tmp_path / "victim"
+    positions = {"steps": 20, **{name: len(metrics._header(name)) for name in CSV}}
+    (folder / name).rename(victim)
+    before = victim.read_bytes()
+    for link in (os.symlink, os.link):
+        link(victim, folder / name)
+        if anew:
+            MetricsLog(folder, Logger.csv).close()
+        else:
+            with pytest.raises(CheckpointError, match=rf"{name} is not a regular file"):
+                resumed(folder, positions)
+        assert victim.read_bytes() == before
+        (folder / name).unlink()
+
+
+def test_an_event_file_that_is_a_link_is_not_cut_but_may_be_replaced(tmp_path):
+    folder, victim = undisturbed(tmp_path / "run", 20), tmp_path / "victim"
+    positions = positions_of(folder)
+    victim.write_bytes(b"precious")
+    link = folder / "events.out.tfevents.1500000000.1"
+    link.symlink_to(victim)
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        resumed(folder, {**positions, link.name: 2})
+    resumed(folder, positions, Logger.csv).close()
+    assert not link.is_symlink()
+    assert victim.read_bytes() == b"precious"
+
+
+def test_pipes_and_folders_are_no_logs(tmp_path):
+    folder = undisturbed(tmp_path / "run", 20)
+    positions = positions_of(folder)
+    for make in (os.mkfifo, os.mkdir):
+        shutil.move(folder / "timing.csv", tmp_path / "timing.csv")
+        make(folder / "timing.csv")
+        with pytest.raises(CheckpointError, match=r"timing\.csv is not a regular file"):
+            resumed(folder, positions)
+        (folder / "timing.csv").unlink() if make is os.mkfifo else (folder / "timing.csv").rmdir()
+        shutil.move(tmp_path / "timing.csv", folder / "timing.csv")
+
+
+EVENTS = "events.out.tfevents.1500000000.7"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"metrics.csv": -1}, "metrics.csv: the checkpoint has -1 as its length"),
+        ({"metrics.csv": True}, "has True as its length"),
+        ({"metrics.csv": 3.0}, "has 3.0 as its length"),
+        ({"metrics.csv": "7"}, "has '7' as its length"),
+        ({"metrics.csv": None}, "has None as its length"),
+        ({"metrics.csv": [1] * 99}, r"has \[1, 1.{,40} as its length"),
+        ({"steps": None}, "has None as the steps"),
+        ({"steps": -1}, "has -1 as the steps"),
+        ({"steps": 1 << 62}, "has 46116.* as the steps"),
+        ({"metrics.csv": 1 << 61}, f"{1 << 61:,} when the checkpoint was written"),
+        ({"metrics.csv": 10**4000}, "has 10{39} as its length"),
+        ({"metrics.csv": 0}, "no line that ends at byte 0"),
+        ({"metrics.csv": 1}, "no line that ends at byte 1"),
+        ({"metrics.csv": 5}, "no line that ends at byte 5"),
+        ({"episodes.csv": 45}, "episodes.csv has no line that ends at byte 45"),
+        ({EVENTS: 9}, rf"{EVENTS} has 8 bytes, 9 when"),
+        ({EVENTS: -1}, "has -1 as its length"),
+        ({"../victim": 1}, "'../victim', which is no log"),
+        ({"/etc/passwd": 1}, "'/etc/passwd', which is no log"),
+        ({"x/metrics.csv": 1}, "which is no log"),
+        ({"events.out.tfevents.1/../../victim": 1}, "which is no log"),
+        ({EVENTS + "\n": 1}, "which is no log"),
+        ({"config.yaml": 1}, "which is no log"),
+        ({"": 1}, "which is no log"),
+        ({"x" * 10_000: 1}, "'x{59}, which is no log"),
+    ],
+)
+def test_positions_that_are_none(tmp_path, changed, message):
+    folder = undisturbed(tmp_path / "run", 20)
+    (folder / EVENTS).write_bytes(b"12345678")
+    (tmp_path / "victim").write_text("precious")
+    positions = positions_of(folder)
+    positions["timing.csv"] = len(metrics._header("timing.csv"))  # would be cut
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        resumed(folder, positions | changed)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("positions", [[], "metrics.csv", 3, ["metrics.csv", "episodes.csv", "timing.csv"]])
+def test_positions_of_another_type(tmp_path, positions):
+    with pytest.raises(CheckpointError, match="as the lengths of the run's logs"):
+        resumed(undisturbed(tmp_path / "run", 20), positions)
+
+
+@pytest.mark.parametrize("name", CSV)
+def test_files_that_somebody_else_changed(tmp_path, name):
+    folder = undisturbed(tmp_path / "run", 20)
+    positions = positions_of(folder)
+    path, content = folder / name, (folder / name).read_bytes()
+
+    def refused(message: str) -> None:
+        with pytest.raises(CheckpointError, match=f"{name} {message}"):
+            resumed(folder, positions)
+
+    with pytest.raises(CheckpointError, match=f"has no length of {name}"):
+        resumed(folder, {other: length for other, length in positions.items() if other != name})
+    path.write_bytes(content[:-1])
+    refused(r"has [\d,]+ bytes, [\d,]+ when")
+    path.write_bytes(content.replace(b"\n", b"\r\n"))
+    refused("has other columns")
+    path.write_bytes(content.replace(b"frames", b"images", 1) + b"1\n")
+    refused("has other columns")
+    path.write_bytes(content[:-2] + b"\n1\n")
+    refused("has no line that ends at byte")
+    path.unlink()
+    refused("is missing")
+    path.write_bytes(content + b"torn of")
+    resumed(folder, positions, Logger.csv).close()
+    assert path.read_bytes() == content
+
+
+def test_event_files_that_the_user_deleted_are_not_missed(tmp_path):
+    folder = undisturbed(tmp_path / "run", 20, Logger.tensorboard)
+    positions = positions_of(folder)
+    (gone,) = folder.glob("events*")
+    gone.unlink()
+    log = resumed(folder, positions, Logger.csv)
+    assert log.positions() == {name: length for name, length in positions.items() if name != gone.name}
+    log.close()

@@ -220,3 +220,22 @@ def test_an_evaluation_is_shown_and_is_no_part_of_the_speed(make):
     assert "| 100 steps/s" in drawn_lines(file.getvalue())[-1]
     assert "evaluating" not in drawn_lines(file.getvalue())[-1]
     progress.close()
+
+
+@pytest.mark.parametrize("make", [pipe, partial(terminal, 200)])
+def test_what_a_resumed_run_had_done_before_is_no_part_of_the_speed(make):
+    console, file = make()
+    clock = Clock()
+    progress = Progress(1000, console=console, clock=clock)
+    clock.now += 3
+    progress.go_on_from(600)
+    clock.now += 4
+    progress.update(1000)
+    assert "| 100 steps/s" in drawn_lines(file.getvalue())[-1]
+    progress.close()
+
+
+def test_a_note_is_a_line_of_its_own_whatever_it_holds():
+    console, file = pipe()
+    Progress(1000, console=console, clock=Clock()).note("warning: no [bold]checkpoint[/bold]")
+    assert file.getvalue() == "warning: no [bold]checkpoint[/bold]\n"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dqn_cli.errors import Interrupted, NumericalError
+from dqn_cli.errors import Interrupted, NumericalError, StorageError
 from dqn_cli.schedules import constant
 from dqn_cli.training.evaluator import EvalResult, Returns, Seen
 from dqn_cli.training.plan import Counters, Periods
@@ -46,6 +46,7 @@ class Diagnostics:
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.measured = 0
+        self.distance: float | None = None
 
     def measure_distance(self) -> None:
         self.measured += 1
@@ -60,8 +61,17 @@ class Progress:
         self.ticks, self.in_evaluation = 0, False
         self.view: dict[str, float] = {}
 
+        self.notes: list[str] = []
+        self.begun_at = 0
+
     def update(self, steps: int, **view: float) -> None:
         self.view = view
+
+    def go_on_from(self, steps: int) -> None:
+        self.begun_at = steps
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -99,7 +109,11 @@ class Bench:
         self.metrics = Metrics()
         self.evaluator = Evaluator(looks or [0.0], confirmations or [0.0])
 
-        def save(name: str, step: int, state: dict[str, Any]) -> None:
+        self.full = False  # the disk
+
+        def save(name: str, step: int, state: dict[str, Any], result: UpdateResult | None) -> None:
+            if self.full:
+                raise StorageError("cannot write x: No space left on device")
             self.saved.append((name, step))
             self.states.append(state)
 
@@ -223,9 +237,9 @@ def test_a_lucky_evaluation_does_not_make_a_best() -> None:
     assert bench.evaluator.confirmed_at == [10, 20, 30]  # each on seeds of its own
     bench.watcher.finish(None)
     assert [state["best"] for state in bench.states] == [
-        {"step": 10, "return_mean": 10.0},
-        {"step": 30, "return_mean": 20.0},
-        {"step": 30, "return_mean": 20.0},
+        {"step": 10, "scores": [10.0], "lengths": [1]},
+        {"step": 30, "scores": [20.0], "lengths": [1]},
+        {"step": 30, "scores": [20.0], "lengths": [1]},
     ]
     assert bench.states[-1]["counters"]["steps"] == 30
 
@@ -234,7 +248,7 @@ def test_a_best_of_the_past_keeps_its_step() -> None:
     bench = Bench([9.0, 1.0], [9.0], total=20, evaluate=10)
     bench.advance(20)
     bench.watcher.finish(None)
-    assert bench.states[-1]["best"] == {"step": 10, "return_mean": 9.0}
+    assert bench.states[-1]["best"] == {"step": 10, "scores": [9.0], "lengths": [1]}
 
 
 def test_returns_are_those_of_the_last_100_episodes() -> None:
@@ -308,11 +322,11 @@ def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_saved(loss: f
 
 def test_the_first_ctrl_c_waits_for_the_end_of_the_step_and_the_second_does_not() -> None:
     bench, before = Bench(), signal.getsignal(signal.SIGINT)  # a shell's background job ignores it
-    with bench.watcher.catching_ctrl_c():
+    with bench.watcher.stop:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Interrupted, match="stopped by Ctrl-C at step 1"):
             bench.advance(5)
-        bench.watcher.save_interrupted()
+        bench.watcher.save_interrupted(None)
         assert bench.saved == [("periodic", 1)]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -321,7 +335,7 @@ def test_the_first_ctrl_c_waits_for_the_end_of_the_step_and_the_second_does_not(
 
 def test_ctrl_c_stops_an_evaluation_too() -> None:
     bench = Bench(evaluate=5)
-    bench.watcher._interrupted.set()
+    bench.watcher.stop.received = signal.SIGTERM
     with pytest.raises(Interrupted):
         bench.watcher._evaluate(None)
     assert bench.evaluator.looks == [0.0]
@@ -335,3 +349,105 @@ def test_several_environments_cross_their_periods() -> None:
     bench = Bench([1.0] * 9, [1.0] * 9, total=21, log=5, evaluate=7)
     bench.advance(21, stride=3)
     assert [step for step, _ in bench.metrics.rows] == [6, 9, 12, 15, 21]
+
+
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 75)])
+def test_a_signal_ends_the_run_once_all_that_is_due_is_done(number: signal.Signals, name: str, code: int) -> None:
+    bench = Bench([1.0], [1.0], log=5, evaluate=5, checkpoint=5)
+    bench.watcher.stop.received = None
+    bench.advance(4)
+    bench.watcher.stop.received = number
+    with pytest.raises(Interrupted, match=f"stopped by {name} at step 5") as stopped:
+        bench.watcher.after_step(Counters(4), Counters(5), quiet(1), None)
+    assert stopped.value.exit_code == code
+    assert [step for step, _ in bench.metrics.rows] == []  # the evaluation was stopped, so the row has to wait for it
+    bench.watcher.save_interrupted(None)
+    assert bench.states[-1]["seen"] == 4
+    assert bench.saved == [("periodic", 5)]
+
+
+def test_what_was_due_when_a_run_was_stopped_is_done_when_it_goes_on() -> None:
+    stopped = Bench([3.0], [2.0], log=5, evaluate=5, checkpoint=5)
+    stopped.advance(4)
+    stopped.watcher.stop.received = signal.SIGTERM
+    with pytest.raises(Interrupted):
+        stopped.watcher.after_step(Counters(4), Counters(5, 1, 2), quiet(1), None)
+    stopped.watcher.save_interrupted(None)
+
+    bench = Bench([3.0], [2.0], log=5, evaluate=5, checkpoint=5)
+    assert bench.watcher.go_on_from(stopped.states[-1]) == Counters(5, 1, 2)
+    assert bench.watcher.sinks.progress.begun_at == 5  # type: ignore[attr-defined]
+    assert not bench.watcher.catch_up(None)
+    assert [step for step, _ in bench.metrics.rows] == [5]
+    assert bench.saved == [("best", 5), ("periodic", 5)]
+    assert not bench.watcher.catch_up(None)  # once is enough
+    assert len(bench.metrics.rows) == 1
+
+
+def test_a_watcher_goes_on_where_one_was() -> None:
+    bench = Bench([4.0, 1.0], [3.0], log=5, evaluate=10, checkpoint=25)
+    bench.diagnostics.distance = 0.25
+    bench.advance(23)
+    for i in range(120):
+        bench.watcher.after_step(Counters(23), Counters(24), quiet(1, [EpisodeStats(0, i, float(i), i)]), None)
+    bench.watcher.save_interrupted(None)
+    other = Bench(log=5, evaluate=10)
+    other.watcher.go_on_from(bench.states[-1])
+    assert other.watcher.state() == bench.watcher.state()
+    assert other.watcher.state()["recent"] == {
+        "scores": [float(i) for i in range(20, 120)],
+        "lengths": [*range(20, 120)],
+    }
+    assert other.watcher.best == bench.watcher.best
+    assert other.watcher.last == bench.watcher.last
+    assert other.watcher.saved == 24
+    other.watcher.save_interrupted(None)
+    assert other.saved == []  # it is there already
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counters": {"steps": -1, "updates": 0, "episodes": 0, "target_syncs": 0}},
+        {"counters": {"steps": True, "updates": 0, "episodes": 0, "target_syncs": 0}},
+        {"counters": {"steps": 24}},
+        {"seen": 25},
+        {"seen": "24"},
+        {"best": {"step": 10, "scores": [], "lengths": []}},
+        {"last": {"step": 10, "scores": [1.0], "lengths": [1, 2]}},
+        {"recent": {"scores": [1.0], "lengths": []}},
+        {"recent": None},
+        {"target_distance": "near"},
+    ],
+)
+def test_a_state_that_no_watcher_leaves_is_refused(change: dict[str, Any]) -> None:
+    bench = Bench(log=50)
+    bench.advance(24)
+    state = bench.watcher.state() | change
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Bench().watcher.go_on_from(state)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run() -> None:
+    bench = Bench([1.0, 2.0], [1.0, 2.0], total=60, evaluate=10, checkpoint=10)
+    bench.full = True
+    bench.advance(10)
+    assert [note.split(":")[0] for note in bench.watcher.sinks.progress.notes] == [  # type: ignore[attr-defined]
+        "warning",
+        "warning",
+    ]
+    assert bench.watcher.best is None  # its weights are nowhere
+    assert bench.watcher.saved is None
+    with pytest.raises(StorageError):  # nobody is left to try again
+        bench.watcher.finish(None)
+    bench.full = False
+    bench.watcher.after_step(Counters(19), Counters(20), quiet(1), None)
+    assert bench.saved == [("best", 20), ("periodic", 20)]
+
+
+def test_every_step_is_a_sign_of_life_those_of_evaluations_too() -> None:
+    beats: list[int] = []
+    bench = Bench([1.0], [1.0], evaluate=5)
+    bench.watcher._beat = lambda: beats.append(1)
+    bench.advance(5)
+    assert len(beats) == 7
