@@ -307,7 +307,7 @@ def circumstances(parts: Parts) -> dict[str, Any]:
 
 def restore(snapshot: Snapshot, resume: Resume, now: Mapping[str, Any], say: Callable[[str], None]) -> Restored:
     """Bring the parts back, and say what that means; `now` are the `circumstances`."""
-    for line in [*resume.found.notices, *resume.found.other_circumstances(now)]:
+    for line in resume.found.other_circumstances(now):
         say(f"note: {line}")
     exact = resume.env == "exact"
     restored = snapshot.restore(resume.found.checkpoint, exact, lambda steps: say(f"playing {steps:,} steps again"))

@@ -24,7 +24,7 @@ FREE = (
     "run.stop_at_return",
     "logger",
 )
-MACHINE = ("device", "threads")  # what its last bits depend on
+MACHINE = ("device", "threads")  # what its last bits depend on: the run tells which they are, and which they were
 AT_MOST = 4  # differences in a line
 
 Differences = Mapping[str, tuple[Any, Any]]  # dotted key -> before, now
@@ -59,14 +59,14 @@ def compared(stored: Config, wanted: Config, override: bool) -> list[str]:
     `override` insists on it.
     """
     changed = differences(stored, wanted)
-    others = {key: values for key, values in changed.items() if key not in (*FREE, *MACHINE)}
-    if others and not override:
-        raise ConfigError(
-            f"the run was configured otherwise: {told(others)}; keep its settings, or insist with resume_override=true"
-        )
     notices = []
-    if inexact := {key: values for key, values in changed.items() if key not in FREE}:
-        notices.append(f"{told(inexact)}: the run goes on, but no longer bit for bit as without the stop")
+    if others := {key: values for key, values in changed.items() if key not in (*FREE, *MACHINE)}:
+        if not override:
+            raise ConfigError(
+                f"the run was configured otherwise: {told(others)}; "
+                "keep its settings, or insist with resume_override=true"
+            )
+        notices.append(f"{told(others)}: the run goes on, but no longer bit for bit as without the stop")
     if "run.total_steps" in changed:
         notices += [
             f"{what} now ends with the run's new end: no continuation bit for bit" for what in _spanning(wanted)

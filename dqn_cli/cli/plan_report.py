@@ -149,11 +149,11 @@ def key_steps(config: Config, steps: int) -> dict[int, str]:
 
 def resources(config: Config, totals: Forecast, folder: Path) -> Iterator[str]:
     """Memory and disk."""
-    free = f"{size(free_memory())} free"
+    memory = f"{size(free_memory())} free"
     if isinstance(config.replay, UniformConfig):
-        yield _row("replay", f"{size(totals.replay_bytes)} for {config.replay.capacity:,} transitions, of {free}")
+        yield _row("replay", f"{size(totals.replay_bytes)} for {config.replay.capacity:,} transitions, of {memory}")
     else:
-        yield _row("replay", f"{size(totals.replay_bytes)}, of {free}")
+        yield _row("replay", f"{size(totals.replay_bytes)}, of {memory}")
     twice = ", and as many in the target network" if isinstance(config.variant, TdqnConfig) else ""
     yield _row("parameters", f"{totals.parameters:,}{twice}")
     kept = min(totals.checkpoints, config.run.keep_checkpoints)
@@ -164,7 +164,8 @@ def resources(config: Config, totals: Forecast, folder: Path) -> Iterator[str]:
     if totals.replay_disk_bytes:
         yield _row("replay on disk", f"at most {size(totals.replay_disk_bytes)}, before compression")
     needed = size((kept + 1) * whole + totals.model_bytes + totals.replay_disk_bytes)
-    yield _row("disk", f"at most {needed} of checkpoints stay, of {size(shutil.disk_usage(folder).free)} free; and the logs")
+    free = size(shutil.disk_usage(folder).free)
+    yield _row("disk", f"at most {needed} of checkpoints stay, of {free} free; and the logs")
 
 
 def expected_time(config: Config, facts: EnvFacts, totals: Forecast, speed: Speed) -> Iterator[str]:

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 from dqn_cli.cli.compare import at_length_of, compared
 from dqn_cli.cli.evaluate import trusted
 from dqn_cli.cli.preflight import fitting, preflight
-from dqn_cli.cli.runs import MANIFEST, refuse_links, refuse_run, standing
+from dqn_cli.cli.runs import refuse_links, refuse_run, standing
 from dqn_cli.config import Config, GymConfig
 from dqn_cli.errors import CheckpointError, ConfigError
-from dqn_cli.files import read_bytes
 from dqn_cli.settle import Typed
 from dqn_cli.training import resuming
+from dqn_cli.training.manifest import read_manifest
 
 if TYPE_CHECKING:
     from dqn_cli.training.resuming import Found, Resume
 
-MANIFEST_BYTES = 1 << 20
 AGAIN = "the run was stopped before its first checkpoint: it starts again"
 
 
@@ -113,10 +112,7 @@ def finished_at(step: int) -> str:
 
 def _configuration(folder: Path) -> dict[str, Any]:
     """What a run without a checkpoint was configured as."""
-    from dqn_cli.training.untrusted import strict_json
-
-    file = folder / MANIFEST
-    config = strict_json(file, read_bytes(file, MANIFEST_BYTES)).get("config")
+    config = read_manifest(folder).get("config")
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder} has neither a checkpoint nor a configuration; begin a run in another folder")
     return config

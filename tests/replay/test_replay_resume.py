@@ -234,6 +234,11 @@ def spoil(name, where, value):
     return spoilt
 
 
+def backwards(small):
+    end = small["memory.counters"][FRAMES]
+    small["memory.stacks"][0] = end - 1, end - 2
+
+
 FRAMES, OLDEST, NEXT = 0, 1, 2  # of the counters
 WRONG_NUMBERS = [
     (spoil("counters", FRAMES, -1), "-1 frames"),
@@ -250,6 +255,7 @@ WRONG_NUMBERS = [
     (spoil("stacks", (0, 0), 0), "shows a lost frame"),
     (spoil("stacks", (1, 1), 2**62), "shows a lost frame"),
     (spoil("stacks", (0, 1), 0), "shows a lost frame"),
+    (backwards, "shows a lost frame"),
     (spoil("window.step", (), -1), "open windows"),
     (spoil("window.step", (), 2**63 - 1), "open windows"),
     (spoil("window.oldest", 0, 0), "open windows"),
