@@ -205,9 +205,13 @@ class CheckpointStore:
             if kind != "best":  # whose weights are no run
                 _sweep(self._folder)
             sync_folder(self._folder)  # a deleted one must not come back: its segments may be gone then
-            if (names := _named_segments(self._folder)) is not None:
-                self._prune(names)
+            self.prune()
         return folder
+
+    def prune(self) -> None:
+        """Let the segments go that no checkpoint names: those of older ones, and of one that could not be written."""
+        if (names := _named_segments(self._folder)) is not None:
+            self._prune(names)
 
 
 def find(path: Path, select: str) -> Path:

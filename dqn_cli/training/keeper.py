@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from dqn_cli.errors import StorageError
 from dqn_cli.training.checkpoint import CheckpointStore
 from dqn_cli.training.snapshot import Snapshot
 from dqn_cli.types import UpdateResult
@@ -30,17 +31,27 @@ class Keeper:
 
     def periodic(self, step: int, state: dict[str, Any], result: UpdateResult | None) -> None:
         """All that a resumed run needs."""
-        with self.pausing():
+        with self.pausing(), self._leaving_nothing():
             self.store.save_step(step, **self._whole(state, result))
 
     def final(self, step: int, state: dict[str, Any], result: UpdateResult | None) -> None:
         """The same, of a run that is through: it can be made longer."""
-        with self.pausing():
+        with self.pausing(), self._leaving_nothing():
             self.store.save_final(step, **self._whole({**state, "finished": True}, result))
 
     def best(self, step: int, state: dict[str, Any], result: UpdateResult | None) -> None:
         """The weights alone."""
         self.store.save_best(step, config=self.config, state=self._state(state), **self.snapshot.weights())
+
+    @contextmanager
+    def _leaving_nothing(self) -> Iterator[None]:
+        """Where the disk is full, the next checkpoint needs the room that this one has taken in vain."""
+        try:
+            yield
+        except StorageError:
+            with suppress(StorageError):
+                self.store.prune()
+            raise
 
     def _state(self, state: dict[str, Any]) -> dict[str, Any]:
         return {**state, "streams": self.snapshot.positions(), "refilled_at": self.refilled_at}

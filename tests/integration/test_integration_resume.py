@@ -21,10 +21,11 @@ from dqn_cli import build
 from dqn_cli.agent.actor import Actor
 from dqn_cli.config import Config, UniformConfig
 from dqn_cli.envs.lanes import describe
-from dqn_cli.errors import CheckpointError, EnvironmentFault, Interrupted
+from dqn_cli.errors import CheckpointError, EnvironmentFault, Interrupted, StorageError
 from dqn_cli.replay.segments import SegmentStore, parse
 from dqn_cli.training import checkpoint as checkpoints
 from dqn_cli.training import resuming
+from dqn_cli.training.metrics import MetricsLog
 from dqn_cli.training.resuming import REPLAY_DIR, Resume
 from dqn_cli.training.snapshot import below
 
@@ -241,3 +242,31 @@ def test_segments_that_are_gone_spoil_all_checkpoints_that_need_them(
         file.unlink()
     with pytest.raises(CheckpointError, match=r"cannot be resumed: .* is damaged"):
         resuming.find(tmp_path)
+
+
+def test_what_a_full_disk_refused_leaves_nothing_behind_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(small(), tmp_path / "whole")
+    write, tried = checkpoints.write, 0
+
+    def full_at_first(folder: Path, **contents: Any) -> None:
+        nonlocal tried
+        tried += folder.name.startswith("step")
+        if tried == 2 and folder.name.startswith("step"):
+            raise StorageError(f"cannot write {folder}: No space left on device")
+        write(folder, **contents)
+
+    seen: dict[int, set[str]] = {}
+
+    def listing(self: MetricsLog, steps: int, *arguments: Any) -> None:
+        seen[steps] = {path.name for path in (tmp_path / "full" / "replay").glob("*.z")}
+
+    monkeypatch.setattr(checkpoints, "write", full_at_first)
+    monkeypatch.setattr(MetricsLog, "timing", listing)
+    train(small(), tmp_path / "full")
+    assert "warning: no checkpoint of step 240: cannot write " in capsys.readouterr().out
+    assert tried == 3
+    assert len(seen[210]) == 2  # those of step 120, of frames and of rows
+    assert seen[280] == seen[210]
+    assert differences(small(), tmp_path / "whole", tmp_path / "full") == []
