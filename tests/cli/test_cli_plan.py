@@ -261,7 +261,9 @@ def test_an_atari_game(shown):
     assert rows["checkpoints"] == (
         "50 periodic, of which the last 2 stay; best and final; 27 MB each (weights 13.5 MB, optimizer 13.5 MB)"
     )
-    assert rows["disk"].startswith("94.5 MB of checkpoints stay, of ")
+    # up to a segment of 16,384 more than the ring holds, of frames and of rows
+    assert rows["replay on disk"] == "at most 131 MB, before compression"
+    assert rows["disk"].startswith("at most 226 MB of checkpoints stay, of ")
 
 
 def test_what_depends_on_episodes_is_not_counted(shown):
