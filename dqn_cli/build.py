@@ -68,12 +68,12 @@ from dqn_cli.training.plan import (
 )
 from dqn_cli.training.probe import Block, Speed, Stopwatch, seconds_per_step, seconds_per_update, shortened
 from dqn_cli.training.progress import Progress
-from dqn_cli.training.resuming import REPLAY_DIR, Resume
+from dqn_cli.training.resuming import REPLAY_DIR, Found, Resume
 from dqn_cli.training.snapshot import Restored, Snapshot, Stream, refusing
 from dqn_cli.training.summary import RunSummary, shown
 from dqn_cli.training.trainer import Trainer, Watches
 from dqn_cli.training.watchdog import Watchdog
-from dqn_cli.training.watcher import Saving, Sinks, Watcher
+from dqn_cli.training.watcher import Clock, Saving, Sinks, Watcher, past_of
 from dqn_cli.types import ObsSpec
 from dqn_cli.validate import plain, typed
 
@@ -262,6 +262,8 @@ def make_snapshot(config: Config, run_dir: Path, parts: Parts) -> Snapshot:
 
 def assemble(config: Config, run_dir: Path, stack: ExitStack, resume: Resume | None = None) -> Run:
     """Build every part of a run, and let each be as `resume` found it; what needs closing is left to `stack`."""
+    if resume is not None:
+        require_lanes(config, resume.found)
     parts, frame_skip = make_parts(config, stack), frame_skip_of(config.env)
     snapshot, now = make_snapshot(config, run_dir, parts), circumstances(parts)
     progress = stack.enter_context(closing(Progress(config.run.total_steps, frame_skip)))
@@ -307,6 +309,7 @@ def circumstances(parts: Parts) -> dict[str, Any]:
 
 def restore(snapshot: Snapshot, resume: Resume, now: Mapping[str, Any], say: Callable[[str], None]) -> Restored:
     """Bring the parts back, and say what that means; `now` are the `circumstances`."""
+    require_sound(resume.found)
     for line in resume.found.other_circumstances(now):
         say(f"note: {line}")
     exact = resume.env == "exact"
@@ -318,13 +321,28 @@ def restore(snapshot: Snapshot, resume: Resume, now: Mapping[str, Any], say: Cal
     return restored
 
 
+def require_lanes(config: Config, found: Found) -> None:
+    """Raise `CheckpointError` unless so many environments were saved: before that many are made."""
+    first = (found.checkpoint.arrays or {}).get("lanes.first")
+    if first is None or first.shape != (config.num_envs,):
+        shape = "missing" if first is None else f"of shape {first.shape}"
+        raise CheckpointError(f"loop.safetensors does not fit num_envs={config.num_envs}: lanes.first is {shape}")
+
+
+def require_sound(found: Found) -> None:
+    """Raise `CheckpointError` where the state is none, before anything is built on it and before a log file is cut."""
+    with refusing("state.json"):
+        counters = past_of(found.checkpoint.state).counters
+        if counters.steps != found.step:
+            raise ValueError(f"step {counters.steps} in a checkpoint of step {found.step}")
+        Clock().go_on_from(found.fingerprint["clock"], counters)
+
+
 def go_on(resume: Resume, restored: Restored, trainer: Trainer, watcher: Watcher) -> None:
     """Let loop and watcher stand where they stood. Raises `CheckpointError`."""
     state = resume.found.checkpoint.state
     with refusing("state.json"):
         counters = watcher.go_on_from(state)
-        if counters.steps != resume.found.step:
-            raise ValueError(f"step {counters.steps} in a checkpoint of step {resume.found.step}")
         watcher.clock.go_on_from(resume.found.fingerprint["clock"], counters)
     trainer.go_on_from(counters, restored.result, restored.frame, restored.first)
 
@@ -423,6 +441,8 @@ def load_policy(checkpoint: Checkpoint, config: Config, spec: ObsSpec, num_actio
     with torch.device("meta"):  # shapes only: no size that the configuration claims is allocated
         network = make_network(config.network, config.value, spec, num_actions)
     acting = acting_network(config) + "."
+    if odd := [name for name, w in checkpoint.model.items() if not w.is_floating_point()]:
+        raise CheckpointError(f"model.safetensors is not of the network in config.json: {odd[0]:.60} is not a float")
     weights = {k.removeprefix(acting): w.float() for k, w in checkpoint.model.items() if k.startswith(acting)}
     try:
         network.load_state_dict(weights, assign=True)

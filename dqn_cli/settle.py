@@ -44,6 +44,8 @@ from dqn_cli.validate import SETTINGS
 
 Typed = Collection[str]  # the dotted keys that the user wrote
 
+MAX_LAYERS = 100
+
 
 def settle(config: Config, typed_keys: Typed) -> list[str]:
     """Check all ranges and rules, clip in place what is too large for a short run; returns the notices.
@@ -163,6 +165,8 @@ def _layers(config: Config, typed_keys: Typed) -> None:
     network = config.network
     if isinstance(network, LayeredConfig) and not network.noisy:
         _dead(["network.noisy_sigma"], typed_keys, "network.noisy=false", "write network.noisy=true")
+    if isinstance(network, MlpConfig) and len(network.hidden) > MAX_LAYERS:
+        raise ConfigError(f"network.hidden has {len(network.hidden):,} layers; at most {MAX_LAYERS} are possible")
     if isinstance(network, MlpConfig) and not network.hidden:
         dead, because = ["network.layer_norm", "network.activation"], "network.hidden=[]: there is no hidden layer"
         _dead(dead, typed_keys, because, "write network.hidden=[64]")

@@ -192,6 +192,9 @@ def _below(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:
 def _load_weights(network: ValueNetwork, weights: Mapping[str, Tensor]) -> None:
     own = {name: list(w.shape) for name, w in network.state_dict().items()}
     given = {name: list(w.shape) for name, w in weights.items()}
+    for name, w in network.state_dict().items():
+        if name in weights and weights[name].dtype != w.dtype:
+            raise ValueError(f"{name} is {weights[name].dtype}, this network needs {w.dtype}")
     for name in [*own, *given]:
         if own.get(name) != given.get(name):
             raise ValueError(f"{name} has shape {given.get(name, 'none')}, this network needs {own.get(name, 'none')}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dqn_cli.cli import protocols
 from dqn_cli.config import AtariConfig, Config, EnvConfig, EvalConfig
 from dqn_cli.envs import atari_scores
-from dqn_cli.errors import writing
+from dqn_cli.errors import CheckpointError, writing
 from dqn_cli.training.manifest import versions
 from dqn_cli.validate import plain
 
@@ -24,6 +24,8 @@ def result_folder(checkpoint: Path, settings: EvalConfig) -> Path:
     lanes = "" if settings.num_envs == EvalConfig.num_envs else f"_envs-{settings.num_envs}"
     how = f"{protocol}seed-{settings.seed}_epsilon-{settings.epsilon:g}_episodes-{settings.episodes}{lanes}"
     folder = run / "eval" / f"{checkpoint.name}_{how}" if settings.out is None else Path(settings.out)
+    if settings.out is None and (folder.is_symlink() or folder.parent.is_symlink()):
+        raise CheckpointError(f"{folder} is a link; write out=<another folder>")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -71,8 +73,15 @@ def write_files(folder: Path, content: dict[str, Any], result: EvalResult) -> No
     rows = zip(result.scores, result.lengths, strict=True)
     lines = ["episode,score,length", *(f"{i},{float(score)!r},{length}" for i, (score, length) in enumerate(rows))]
     with writing(folder):
-        (folder / "episodes.csv").write_text("\n".join(lines) + "\n")
-        (folder / "eval.json").write_text(json.dumps(content, indent=1) + "\n")
+        _write(folder / "episodes.csv", "\n".join(lines) + "\n")
+        _write(folder / "eval.json", json.dumps(content, indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Never written through: it may be a link to anywhere."""
+    path.unlink(missing_ok=True)
+    with path.open("x") as file:
+        file.write(text)
 
 
 def table(content: dict[str, Any], result: EvalResult, checkpoint: Path, note: str, written: dict[str, str]) -> str:

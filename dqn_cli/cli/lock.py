@@ -67,8 +67,9 @@ def _locked(folder: Path) -> int:
     while True:
         descriptor = os.open(file, _FLAGS, 0o644)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(0, f"{CLAIM} is not a regular file")
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                raise OSError(0, f"{CLAIM} is not a regular file of its own name")
             if not _lock(descriptor):
                 pid = _owner(descriptor)
                 by = f"process {pid}" if pid else "another process"

@@ -10,6 +10,8 @@ from io import TextIOWrapper
 
 from dqn_cli.errors import Interrupted, UserError, unwritable
 
+LINE = 2_000  # letters
+
 
 def train(argv: Sequence[str] | None = None) -> int:
     """`dqn-train`: the exit code."""
@@ -124,6 +126,7 @@ def _flush() -> None:
 def _line(error: Exception) -> str:
     # what a file or an environment says is shown, and not obeyed by the terminal
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split()))
+    text = text if len(text) <= LINE else f"{text[:LINE]}..."  # what a file says may be enormous
     if isinstance(error, UserError):
         return text
     return f"{type(error).__name__}: {text}, which is a bug of dqn-cli; set HYDRA_FULL_ERROR=1 to see its traceback"

@@ -51,9 +51,12 @@ def refuse_run(folder: Path, stands: Standing) -> ConfigError:
 
 def locate(text: str) -> tuple[Path, Standing]:
     """The run folder that `resume=<text>` means. Raises `CheckpointError` where that is none."""
-    folder = Path(text).expanduser()
+    try:
+        folder = Path(text).expanduser()
+        found = "is a file" if folder.exists() and not folder.is_dir() else "does not exist"
+    except (OSError, RuntimeError) as error:  # too long a name, no such home
+        raise CheckpointError(f"resume={text[:200]} cannot be read: {error}") from error
     if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"resume={text} {found}; write a run folder of dqn-train")
     folder = folder.absolute()
     if _CHECKPOINT.fullmatch(folder.name) and folder.parent.name == CHECKPOINTS:

@@ -147,6 +147,9 @@ def _time_limit(config: GymConfig, registered: EnvSpec) -> tuple[int, list[str]]
 
 
 def _check_arguments(config: GymConfig, registered: EnvSpec, render: str | None) -> None:
+    if "render_mode" in config.kwargs:
+        shown = config.kwargs["render_mode"]
+        raise ConfigError(f"env.kwargs.render_mode={shown} is not possible; write dqn-eval with render=human or video=")
     entry = registered.entry_point
     constructor: Any = load_env_creator(entry) if isinstance(entry, str) else entry
     _check_render(config, getattr(constructor, "metadata", None), render)

@@ -182,7 +182,7 @@ class ReplayMemory:
         try:
             self._load_small(small, num_actions)
             fill(self.rings())
-            if fault := self._row_fault(num_actions):
+            if fault := self._row_fault(num_actions) or self._frame_fault():
                 raise ValueError(fault)
         except (CheckpointError, ValueError) as error:
             self._allocate()
@@ -218,6 +218,11 @@ class ReplayMemory:
         self._stacks = state["stacks"].copy()
         self._accumulator.load(state, *reached, num_actions)
         self._sampler.load(state, self._live)
+
+    def _frame_fault(self) -> str | None:
+        """What is wrong with the frames; bytes cannot be."""
+        frames = self._frames.storage
+        return "a frame is not finite" if frames.dtype.kind == "f" and not np.isfinite(frames).all() else None
 
     def _row_fault(self, num_actions: int = MOST) -> str | None:
         """What is wrong with a live row."""

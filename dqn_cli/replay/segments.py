@@ -164,6 +164,8 @@ def parse(entries: Any) -> list[Segment]:
         if not _is_segment(entry):
             raise CheckpointError(f"{entry!r:.160} is not a segment of the replay memory")
         segments.append(Segment(**entry))
+    if len({(segment.ring, segment.begin) for segment in segments}) < len(segments):
+        raise CheckpointError("a segment of the replay memory is named twice")
     return segments
 
 

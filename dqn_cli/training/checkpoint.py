@@ -40,7 +40,7 @@ MANIFEST, MODEL, OPTIMIZER, LOOP, STATE, CONFIG = (
     "config.json",
 )
 # what `read` accepts, decided before anything is allocated
-LIMITS = {MODEL: 1 << 31, OPTIMIZER: 1 << 32, LOOP: 1 << 32, STATE: 1 << 20, CONFIG: 1 << 20, MANIFEST: 1 << 20}
+LIMITS = {MODEL: 1 << 31, OPTIMIZER: 1 << 32, LOOP: 1 << 32, STATE: 1 << 20, CONFIG: 1 << 16, MANIFEST: 1 << 20}
 # the manifest's keys by format; 1 could not be resumed
 _KEYS = {1: {"format", "step", "files"}, FORMAT: {"format", "step", "files", "segments", "fingerprint", "sha256"}}
 _NAME = re.compile(r"(?:\.old-)?((step|best|final)-(\d{9,18}))")
@@ -128,11 +128,14 @@ def read(folder: Path, *, optimizer: bool = True, loop: bool = False) -> Checkpo
     model = tensors(folder / MODEL, load(MODEL))
     if bad := _not_finite(model):
         raise CheckpointError(f"{folder / MODEL}: {bad[:80]!r} has NaN or infinite weights")
+    found = tensors(folder / OPTIMIZER, load(OPTIMIZER)) if optimizer and OPTIMIZER in files else None
+    if bad := _not_finite(found or {}):
+        raise CheckpointError(f"{folder / OPTIMIZER}: {bad[:80]!r} has NaN or infinite numbers")
     return Checkpoint(
         step=manifest["step"],
         config=strict_json(folder / CONFIG, load(CONFIG)),
         model=model,
-        optimizer=tensors(folder / OPTIMIZER, load(OPTIMIZER)) if optimizer and OPTIMIZER in files else None,
+        optimizer=found,
         state=strict_json(folder / STATE, load(STATE)),
         arrays=arrays(folder / LOOP, load(LOOP)) if loop and LOOP in files else None,
         segments=manifest.get("segments", []),

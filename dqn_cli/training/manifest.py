@@ -137,6 +137,7 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
     with writing(path):
         try:
+            temporary.unlink(missing_ok=True)  # never written through: it may be a link to anywhere
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)
         finally:

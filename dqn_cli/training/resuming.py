@@ -45,13 +45,9 @@ class Found:
 
     def other_circumstances(self, now: Mapping[str, Any]) -> list[str]:
         """What is different now, in a line if anything is: then the run goes on, but not bit for bit."""
-        then = self.fingerprint
-        names = {**_versions(then), **_versions(now)}
-        changed = [
-            f"{name} {_versions(then).get(name)} -> {_versions(now).get(name)}"
-            for name in names
-            if _versions(then).get(name) != _versions(now).get(name)
-        ]
+        before, after = _versions(self.fingerprint), _versions(now)
+        names = [name for name in after if before.get(name) != after[name]]  # others would be a stranger's
+        changed = [f"{name} {before.get(name)} -> {after[name]}" for name in names]
         return [f"other circumstances than before, not bit for bit: {', '.join(changed)}"] if changed else []
 
     @property
@@ -65,7 +61,12 @@ def _versions(circumstances: Mapping[str, Any]) -> dict[str, str]:
     versions = circumstances.get("versions")
     own = {name: circumstances.get(name) for name in ("device", "threads", "cpu")}
     every = {**own, **(versions if isinstance(versions, dict) else {})}
-    return {str(name): str(value)[:40] for name, value in every.items()}
+    return {str(name): _shown(value) for name, value in every.items()}
+
+
+def _shown(value: Any) -> str:
+    """What nobody vouches for, so that the terminal does not obey it."""
+    return "".join(letter for letter in str(value)[:40] if letter.isprintable())
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,11 @@ class Snapshot:
         with refusing("loop.safetensors"):
             result = result_of(arrays.get(RESULT))
             stack = fitting(arrays[STACK], self.stack.frames)
-            refilled_at = int(found.state["refilled_at"])
+            refilled_at = found.state["refilled_at"]
+            if type(refilled_at) is not int or not 0 <= refilled_at <= found.step:
+                raise ValueError(f"refilled_at {refilled_at!r:.40} at step {found.step}")
+            if self.lanes.replayed_steps(below("lanes.", arrays)) * self.lanes.num_envs > found.step:
+                raise ValueError(f"more actions than the {found.step} steps of the run")
         refilling, journal = self.segments is None or not found.segments, below("lanes.", arrays)
         if not refilling:
             self._load_memory(below("memory.", arrays), parse(found.segments))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 4096
 MAX_DEPTH = 32
+MAX_DIMS = 16
 DTYPES = {"F32", "F16", "BF16", "I64", "U8"}  # of networks and optimizers
 ARRAY_DTYPES = {"BOOL", "U8", "I32", "I64", "F32", "F64"}
 T = TypeVar("T")
@@ -73,6 +74,8 @@ def judge(path: Path, data: bytes, dtypes: set[str]) -> None:
         if not isinstance(dtype, str) or dtype not in dtypes:
             known = ", ".join(sorted(dtypes))
             raise _no_tensors(path, f"{name[:60]!r} has dtype {dtype!r:.40}, expected one of {known}")
+        if not isinstance(shape := entry.get("shape"), list) or len(shape) > MAX_DIMS:
+            raise _no_tensors(path, f"{name[:60]!r} has shape {shape!r:.40}, at most {MAX_DIMS} dimensions")
 
 
 def _loaded(path: Path, data: bytes, load: Callable[[bytes], dict[str, T]]) -> dict[str, T]:

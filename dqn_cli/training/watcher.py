@@ -185,28 +185,24 @@ class Watcher:
 
     def state(self) -> dict[str, Any]:
         """Where the run is, as plain data: all that `go_on_from` needs."""
+        distance = self.sinks.diagnostics.distance
         return {
             "counters": asdict(self._now),
             "seen": self._seen,
             "best": _plain(self.best),
             "last": _plain(self.last),
             "recent": {"scores": [*self._scores], "lengths": [*self._lengths]},
-            "target_distance": self.sinks.diagnostics.distance,
+            "target_distance": distance if distance is not None and math.isfinite(distance) else None,
         }
 
     def go_on_from(self, state: Mapping[str, Any]) -> Counters:
-        """Be where a run was that left this `state`; its counters. Raises `KeyError`, `TypeError` or `ValueError`."""
-        self._now = Counters(**{f.name: _whole(state["counters"][f.name]) for f in fields(Counters)})
-        self._seen, self.saved = _whole(state["seen"]), self._now.steps
-        if self._seen > self._now.steps:
-            raise ValueError(f"seen {self._seen} is beyond step {self._now.steps}")
-        self.best, self.last = _evaluation(state["best"]), _evaluation(state["last"])
-        scores, lengths = _episodes(state["recent"])
-        self._scores.extend(scores)
-        self._lengths.extend(lengths)
-        self.sinks.diagnostics.distance = distance = state["target_distance"]
-        if not isinstance(distance, float | None):
-            raise TypeError(f"target_distance {distance!r:.40}")
+        """Be where a run was that left this `state`; its counters. Raises as `past_of`."""
+        past = past_of(state)
+        self._now, self._seen, self.saved = past.counters, past.seen, past.counters.steps
+        self.best, self.last = past.best, past.last
+        self._scores.extend(past.scores)
+        self._lengths.extend(past.lengths)
+        self.sinks.diagnostics.distance = past.target_distance
         self.sinks.progress.go_on_from(self._now.steps)
         return self._now
 
@@ -312,6 +308,31 @@ class Watcher:
     def _good_enough(self, result: EvalResult) -> bool:
         goal = self._periods.stop_at_return
         return goal is not None and result.mean >= goal
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a `Watcher.state` says."""
+
+    counters: Counters
+    seen: int
+    best: Evaluation | None
+    last: Evaluation | None
+    scores: list[float]
+    lengths: list[int]
+    target_distance: float | None
+
+
+def past_of(state: Mapping[str, Any]) -> Past:
+    """The state of a run from plain data that nobody vouches for. Raises `KeyError`, `TypeError` or `ValueError`."""
+    counters = Counters(**{f.name: _whole(state["counters"][f.name]) for f in fields(Counters)})
+    seen, distance = _whole(state["seen"]), state["target_distance"]
+    if seen > counters.steps:
+        raise ValueError(f"seen {seen} is beyond step {counters.steps}")
+    if not isinstance(distance, float | None):
+        raise TypeError(f"target_distance {distance!r:.40}")
+    best, last = _evaluation(state["best"]), _evaluation(state["last"])
+    return Past(counters, seen, best, last, *_episodes(state["recent"]), distance)
 
 
 def _plain(evaluation: Evaluation | None) -> dict[str, Any] | None:
