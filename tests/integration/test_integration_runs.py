@@ -286,7 +286,7 @@ def test_an_evaluation_plays_the_network_that_acted(act_with: configs.ActWith, t
         with torch.no_grad():
             list(run.learner.online.parameters())[-1].add_(7.0)
         model = run.learner.model_state()
-        checkpoint = checkpoints.Checkpoint(0, {}, model, None, {})
+        checkpoint = checkpoints.Checkpoint(0, {}, model, None, {}, None, [], {})
         spec, num_actions = run.trainer._envs.spec, 2  # type: ignore[attr-defined]
         played = build.load_policy(checkpoint, config, spec, num_actions).state_dict()
     for name, weight in played.items():
@@ -415,7 +415,7 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_step_it_came_at(tmp_path: Path, monke
         return act(self, *arguments)
 
     monkeypatch.setattr(Actor, "act", pressing)
-    with pytest.raises(Interrupted, match=r"stopped by Ctrl-C at step 77; saved, evaluate it with dqn-eval .*last"):
+    with pytest.raises(Interrupted, match=r"stopped by Ctrl-C at step 77; saved, continue with dqn-train resume="):
         build.train_run(small(), tmp_path, [], ["dqn-train"])
     assert checkpoints.read(checkpoints.find(tmp_path, "last")).step == 77
 
