@@ -39,6 +39,10 @@ class StorageError(UserError):
     exit_code = 6
 
 
+class FolderGone(StorageError):
+    """The folder of a run is not there any more: there is no point in going on."""
+
+
 class Interrupted(UserError):
     """A signal, after everything worth keeping was saved: 130 for Ctrl-C, 75 for those that a scheduler sends."""
 

@@ -67,7 +67,7 @@ class SegmentStore:
         Raises `StorageError`. Then all segments of before are still there, and what was written is named by nobody.
         """
         with writing(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)  # but not the run's: somebody who deleted that does not want it back
             segments = [
                 self._kept(name, *block) or _write(self._folder, name, ring, *block)
                 for name, ring in rings.items()

@@ -178,6 +178,7 @@ class CheckpointStore:
     """
 
     def __init__(self, run_dir: Path, keep: int, prune: Callable[[set[str]], object] = lambda names: None):
+        self.run_dir = run_dir
         self._folder = _own_folder(run_dir)
         self._keep = keep
         self._prune = prune

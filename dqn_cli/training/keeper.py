@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dqn_cli.errors import StorageError
+from dqn_cli.errors import FolderGone, StorageError
 from dqn_cli.training.checkpoint import CheckpointStore
 from dqn_cli.training.snapshot import Snapshot
 from dqn_cli.types import UpdateResult
@@ -48,7 +48,10 @@ class Keeper:
         """Where the disk is full, the next checkpoint needs the room that this one has taken in vain."""
         try:
             yield
-        except StorageError:
+        except StorageError as error:
+            if not self.store.run_dir.is_dir():
+                gone = f"{self.store.run_dir} is gone: it was deleted or moved while the run wrote to it"
+                raise FolderGone(f"{gone}; start the run again") from error
             with suppress(StorageError):
                 self.store.prune()
             raise

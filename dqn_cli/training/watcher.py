@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from dqn_cli.errors import Interrupted, NumericalError, StorageError
+from dqn_cli.errors import FolderGone, Interrupted, NumericalError, StorageError
 from dqn_cli.schedules import Schedule, crossings
 from dqn_cli.training.evaluator import EvalResult, Evaluator
 from dqn_cli.training.plan import Counters, Periods
@@ -166,6 +166,8 @@ class Watcher:
         """Save; where the disk refuses, say so and go on: the checkpoint before is whole, the next may succeed."""
         try:
             self._save(self._saving.periodic, result)
+        except FolderGone:
+            raise
         except StorageError as error:
             self.sinks.progress.note(f"warning: no checkpoint of step {self._now.steps:,}: {error}")
 

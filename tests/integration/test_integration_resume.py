@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,3 +271,21 @@ def test_what_a_full_disk_refused_leaves_nothing_behind_and_is_tried_again(
     assert len(seen[210]) == 2  # those of step 120, of frames and of rows
     assert seen[280] == seen[210]
     assert differences(small(), tmp_path / "whole", tmp_path / "full") == []
+
+
+def test_a_run_whose_folder_was_deleted_ends_and_does_not_make_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act, calls = Actor.act, 0
+
+    def deleting(self: Actor, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 50:
+            shutil.rmtree(tmp_path / "run")
+        return act(self, *arguments)
+
+    monkeypatch.setattr(Actor, "act", deleting)
+    with pytest.raises(StorageError, match="run is gone: it was deleted or moved"):
+        train(small(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
