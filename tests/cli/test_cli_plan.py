@@ -373,7 +373,7 @@ def test_a_sweep_whose_jobs_are_not_known_is_refused(trainer, capfd):
 def test_a_wide_sweep_fits_80_columns():
     totals = Forecast(
         steps=10**9, updates=10**9, most_updates=10**9, first_update_steps=1, target_syncs=0, evaluations=0,
-        checkpoints=0, replay_bytes=10**9, parameters=1, model_bytes=4, optimizer_bytes=0,
+        checkpoints=0, replay_bytes=10**9, replay_disk_bytes=0, parameters=1, model_bytes=4, optimizer_bytes=0,
     )  # fmt: skip
     words = [[f"network.hidden=[{i},64,64]", f"optimizer.lr=1e-{i}", f"replay.batch_size={i}"] for i in range(12)]
     assert max(map(len, plan_report.sweep(words, [totals] * 12))) > 80  # of several lines

@@ -257,6 +257,7 @@ def texts() -> dict[str, bytes]:
         "a number of a million digits": b'{"a":' + b"9" * 1_000_000 + b"}",
         "a fraction of a million digits": b'{"a":0.' + b"9" * 1_000_000 + b"}",
         "deep lists": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        "forty levels": b'{"a":' * 40 + b"1" + b"}" * 40,
         "deep objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         "a key twice": b'{"a":1,"a":2}',
         "a list": b"[1]",
@@ -893,11 +894,8 @@ def place_cases() -> Iterator[Case]:
         yield Case(f"{log} is a link", lambda s, n=log: s.link(n), GOOD)
         yield Case(f"{log} is a pipe", lambda s, n=log: s.in_place_of(n, os.mkfifo), GOOD)
     yield Case("metrics.csv is a folder", lambda s: s.in_place_of("metrics.csv", Path.mkdir), GOOD)
-    yield Case(
-        "metrics.csv is also the secret",
-        lambda s: s.in_place_of("metrics.csv", lambda path: os.link(s.secret, path)),
-        GOOD,
-    )
+    for log in ("metrics.csv", "episodes.csv"):
+        yield Case(f"{log} is also another file", partial(shared, name=log), GOOD)
     yield Case("metrics.csv is another table", lambda s: (s.run / "metrics.csv").write_text("a\n" * 1_000), GOOD)
     yield Case(
         "an event file is a link",
@@ -934,6 +932,12 @@ def place_cases() -> Iterator[Case]:
     yield Case("run.lock is a folder", lambda s: s.in_place_of("run.lock", Path.mkdir), GOOD, (REFUSED, STORAGE))
     yield Case("eval is a file", lambda s: (s.run / "eval").write_text("x"), STORAGE, GOOD)
     yield from name_cases()
+
+
+def shared(s: Stranger, name: str) -> None:
+    """A file that is outside too, under another name."""
+    (s.run / name).rename(s.folder / name)
+    os.link(s.folder / name, s.run / name)
 
 
 def led(s: Stranger, name: str, make: Callable[[Stranger, Path], object]) -> None:

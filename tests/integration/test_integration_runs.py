@@ -415,8 +415,10 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_step_it_came_at(tmp_path: Path, monke
         return act(self, *arguments)
 
     monkeypatch.setattr(Actor, "act", pressing)
+    shells = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored, and stays so
     with pytest.raises(Interrupted, match=r"stopped by Ctrl-C at step 77; saved, continue with dqn-train resume="):
         build.train_run(small(), tmp_path, [], ["dqn-train"])
+    signal.signal(signal.SIGINT, shells)
     assert checkpoints.read(checkpoints.find(tmp_path, "last")).step == 77
 
 

@@ -321,7 +321,8 @@ def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_saved(loss: f
 
 
 def test_the_first_ctrl_c_waits_for_the_end_of_the_step_and_the_second_does_not() -> None:
-    bench, before = Bench(), signal.getsignal(signal.SIGINT)  # a shell's background job ignores it
+    shells = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored, and stays so
+    bench, before = Bench(), signal.getsignal(signal.SIGINT)
     with bench.watcher.stop:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Interrupted, match="stopped by Ctrl-C at step 1"):
@@ -331,6 +332,7 @@ def test_the_first_ctrl_c_waits_for_the_end_of_the_step_and_the_second_does_not(
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
+    signal.signal(signal.SIGINT, shells)
 
 
 def test_ctrl_c_stops_an_evaluation_too() -> None:
