@@ -23,7 +23,7 @@ from dqn_cli.config import (
 from dqn_cli.schedules import Schedule, crossings
 
 
-@dataclass
+@dataclass(slots=True)
 class Counters:
     """How far a run is. Steps are agent decisions, summed over all environments."""
 
@@ -31,6 +31,10 @@ class Counters:
     updates: int = 0
     episodes: int = 0
     target_syncs: int = 0
+
+    def copy(self) -> Counters:
+        """As they are now; a fifth of the time of `dataclasses.replace`, which every step would feel."""
+        return Counters(self.steps, self.updates, self.episodes, self.target_syncs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ single bit whether the environments step meanwhile, in threads of their own, or 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dqn_cli.training.plan import Counters, Plan
 from dqn_cli.types import Batch, StepResult, UpdateResult
@@ -88,6 +88,7 @@ class Trainer:
         self._watcher = watcher
         self.result: UpdateResult | None = None
         self._begin: tuple[NDArray[np.generic], NDArray[np.bool_]] | None = None
+        self._untold: tuple[NDArray[np.int64], Tensor] | None = None
 
     def go_on_from(
         self,
@@ -108,7 +109,7 @@ class Trainer:
         else:
             frame, first = self._begin
         while now.steps < plan.total_steps:
-            before = replace(now)
+            before = now.copy()
             in_flight = now.steps + envs.num_envs
             action = self._actor.act(frame, first, plan.exploration(now.steps))
             envs.send(action)
@@ -116,6 +117,7 @@ class Trainer:
                 for _ in range(plan.updates.due(now.steps, in_flight)):
                     self._learn_sampled()
             step = envs.recv()
+            self._tell_priorities()
             rows = self._memory.append(action, step)
             now.steps, now.episodes = in_flight, now.episodes + len(step.episodes)
             if plan.updates is None:
@@ -127,14 +129,24 @@ class Trainer:
             frame, first = step.frame, step.first
 
     def _learn_sampled(self) -> None:
-        """Sample, update, give back how wrong the predictions were."""
+        """Sample and update."""
+        self._tell_priorities()
         batch = self._memory.sample(self._plan.batch_size, self.counters.steps)
         result = self._learn(batch)
         if batch.weight is not None and batch.row is not None:
-            self._memory.update_priorities(batch.row, result.priority.cpu().numpy())
+            self._untold = batch.row, result.priority
+
+    def _tell_priorities(self) -> None:
+        """Give back how wrong the newest predictions were: before the memory is used again, and no sooner.
+
+        A GPU that is still at work is waited for, which costs nothing once the environments have stepped meanwhile.
+        """
+        if self._untold is not None:
+            (row, priority), self._untold = self._untold, None
+            self._memory.update_priorities(row, priority.cpu().numpy())
 
     def _learn(self, batch: Batch) -> UpdateResult:
-        before = replace(self.counters)
+        before = self.counters.copy()
         self.result = result = self._learner.update(batch, self.counters.steps)
         self.counters.updates += 1
         if self._plan.sync is not None and self._plan.sync.unit == "updates":

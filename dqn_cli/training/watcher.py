@@ -123,6 +123,7 @@ class Watcher:
         self._beat = beat
         self._now = Counters()
         self._seen = 0  # the step up to which everything that was due is done
+        self._next_due = 0  # nothing but to look for signals before this step; 0: not known yet
         self.saved: int | None = None  # the step of the newest checkpoint
         self.clock = Clock()
 
@@ -134,6 +135,10 @@ class Watcher:
             self._count(now.steps, stats)
         if time.perf_counter() >= self.clock.next_draw:
             self._draw(result)
+        if 2 * now.steps - before.steps < self._next_due:  # neither now nor at the next step: nearly always
+            self._seen = now.steps
+            self._check_stop()
+            return self.reached_goal
         return self.catch_up(result)
 
     def catch_up(self, result: UpdateResult | None) -> bool:
@@ -148,6 +153,7 @@ class Watcher:
                 self.sinks.diagnostics.measure_distance()
             if self._periods.checkpoint is not None and crossings(before, now, self._periods.checkpoint):
                 self._save_periodic(result)
+            self._next_due = self._due_after(now)
         if not self.reached_goal and now < self._periods.total:  # a run that is through ends as it would anyway
             self._check_stop()
         return self.reached_goal
@@ -176,6 +182,11 @@ class Watcher:
         with self.clock.pause():
             save(self._now.steps, self.state(), result)
         self.saved = self._now.steps
+
+    def _due_after(self, steps: int) -> int:
+        """The first step after `steps` that is the end or a multiple of a period."""
+        periods = (self._periods.log, self._periods.evaluate, self._periods.checkpoint)
+        return min([self._periods.total, *((steps // period + 1) * period for period in periods if period is not None)])
 
     def _evaluation_due(self, before: int, after: int) -> bool:
         """Every so many steps, and at the end of the run."""

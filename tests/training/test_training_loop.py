@@ -152,7 +152,7 @@ def test_a_sync_counted_in_updates_follows_its_update_at_once() -> None:
     assert body == ["sample 32", "update 32 at 2"] * 2 + ["sync", "sample 32", "update 32 at 2"]
 
 
-def test_errors_go_back_to_the_rows_that_they_are_of_right_after_the_update() -> None:
+def test_errors_go_back_to_the_rows_that_they_are_of_before_the_memory_is_used_again() -> None:
     class Weighted(Tape):
         def sample(self, batch_size: int, steps: int) -> Batch:
             batch = super().sample(batch_size, steps)
@@ -163,7 +163,7 @@ def test_errors_go_back_to_the_rows_that_they_are_of_right_after_the_update() ->
     run(tape, replace(plan(2, updates, Sync(2, "updates")), batch_size=2))
     once = ["sample 2", "update 2 at 1"], ["priorities [10, 11] [0.5, 0.5]"]
     assert tape.words[7:-1] == [
-        "act 0.75", "send", *once[0], *once[1], *once[0], "sync", *once[1], "recv", "append",
+        "act 0.75", "send", *once[0], *once[1], *once[0], "sync", "recv", *once[1], "append",
     ]  # fmt: skip
 
 
