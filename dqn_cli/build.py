@@ -14,7 +14,8 @@ from numpy.random import Generator
 from dqn_cli import seeding
 from dqn_cli.agent.actor import Actor
 from dqn_cli.agent.exploration import Boltzmann, EpsilonGreedy, Explorer
-from dqn_cli.agent.learner import Learner, Method
+from dqn_cli.agent.gradient import Method
+from dqn_cli.agent.learner import Learner
 from dqn_cli.agent.optimizers import make_descent
 from dqn_cli.agent.policy import Policy
 from dqn_cli.algorithm.losses import LOSSES
@@ -22,20 +23,23 @@ from dqn_cli.algorithm.munchausen import Munchausen
 from dqn_cli.algorithm.rules import RULES
 from dqn_cli.algorithm.values import Value, make_value
 from dqn_cli.config import (
+    AdamConfig,
     BoltzmannConfig,
     CategoricalConfig,
     Config,
     EvalConfig,
     ExplorationConfig,
     ImageConfig,
+    LrSchedule,
     MinatarCnnConfig,
     NetworkConfig,
     OnlineConfig,
     PerEnvConfig,
+    Precision,
     PrioritizedConfig,
     TdqnConfig,
 )
-from dqn_cli.device import generator, resolve, set_threads
+from dqn_cli.device import GraphRecorder, generator, on_gpu, resolve, set_threads, slow_bfloat16
 from dqn_cli.envs.frame_stack import FrameStack
 from dqn_cli.envs.journal import JournaledLanes
 from dqn_cli.envs.lanes import Lanes, frame_skip_of, make_lanes, reseed_every_steps, whole_games
@@ -95,14 +99,31 @@ def to_fast_layout(network: ValueNetwork, device: torch.device) -> ValueNetwork:
 def make_learner(config: Config, spec: ObsSpec, num_actions: int, rng: torch.Generator) -> Learner:
     """Networks, optimizers, and the method that tells the algorithms apart, on the device of `rng`."""
     torch.manual_seed(seeding.integer(config.seed, Purpose.NETWORK))
-    online = to_fast_layout(make_network(config.network, config.value, spec, num_actions), rng.device)
+    network = make_network(config.network, config.value, spec, num_actions, config.precision)
+    online = to_fast_layout(network, rng.device)
     return Learner(
         online,
         make_method(config, rng.device),
         make_descent(config.optimizer, config.value, online, make_lr(config.optimizer, config.run.total_steps)),
         rng,
         config.variant.tau if isinstance(config.variant, TdqnConfig) else 1.0,
+        config.fast_paths,
     )
+
+
+def quicken(learner: Learner, config: Config, rng: torch.Generator, say: Callable[[str], None]) -> None:
+    """Let updates be made as `compile` and the device have it; `say` is told where they cannot be."""
+    if config.precision is Precision.bf16 and (line := slow_bfloat16(rng.device)):
+        say(f"note: {line}")
+    if config.compile:
+        from dqn_cli.agent.compiled import Compiled  # which takes its time to import
+
+        learner.gradient = Compiled(learner.network, learner.method, rng, say)
+    elif config.fast_paths and on_gpu(rng.device):
+        if config.optimizer.lr_schedule is LrSchedule.constant or isinstance(config.optimizer, AdamConfig):
+            learner.capture(GraphRecorder(rng), say)
+        else:
+            say("note: updates are not captured as a CUDA graph: of learning rates that change only adam's can be")
 
 
 def make_method(config: Config, device: torch.device) -> Method:
@@ -198,8 +219,8 @@ class Parts:
         return Trainer(plan, self.envs, self.actor, self.memory, self.learner, watcher)
 
 
-def make_parts(config: Config, stack: ExitStack) -> Parts:
-    """Build the parts that a run is made of; what needs closing is left to `stack`."""
+def make_parts(config: Config, stack: ExitStack, say: Callable[[str], None] = lambda line: None) -> Parts:
+    """Build the parts that a run is made of; what needs closing is left to `stack`, what is worth a line to `say`."""
     threads, device = prepare(config.network, config)
     envs = stack.enter_context(closing(make_training_lanes(config)))
     spec, num_actions = envs.spec, envs.num_actions
@@ -208,9 +229,11 @@ def make_parts(config: Config, stack: ExitStack) -> Parts:
         generator(seeding.integer(config.seed, purpose), device) for purpose in (Purpose.UPDATE, Purpose.ACTING)
     )
     learner = make_learner(config, spec, num_actions, updates)
+    quicken(learner, config, updates, say)
+    acting = learner.network(acting_network(config))
     frames = FrameStack(spec, config.num_envs)
     actor = Actor(
-        Policy(learner.network(acting_network(config)), learner.method.value, acts, noisy=True),
+        Policy(acting, learner.method.value, acts, noisy=True, fast=config.fast_paths),
         make_explorer(config.exploration, num_actions, config.num_envs),
         frames,
         explores,
@@ -236,7 +259,7 @@ def evaluating_actor(
     """An actor for an evaluation in so many environments like `envs`: greedy but for its epsilon, and without noise."""
     device = next(network.parameters()).device
     draws = generator(seeding.integer(seed, Purpose.EVAL_POLICY), device)
-    policy = Policy(network, value_of(config, device), draws, noisy=False)
+    policy = Policy(network, value_of(config, device), draws, noisy=False, fast=config.fast_paths)
     stack, stream = FrameStack(envs.spec, lanes), seeding.generator(seed, Purpose.EVAL_POLICY)
     return Actor(policy, EpsilonGreedy(envs.num_actions), stack, stream)
 
@@ -264,9 +287,10 @@ def assemble(config: Config, run_dir: Path, stack: ExitStack, resume: Resume | N
     """Build every part of a run, and let each be as `resume` found it; what needs closing is left to `stack`."""
     if resume is not None:
         require_lanes(config, resume.found)
-    parts, frame_skip = make_parts(config, stack), frame_skip_of(config.env)
-    snapshot, now = make_snapshot(config, run_dir, parts), circumstances(parts)
+    frame_skip = frame_skip_of(config.env)
     progress = stack.enter_context(closing(Progress(config.run.total_steps, frame_skip)))
+    parts = make_parts(config, stack, progress.note)
+    snapshot, now = make_snapshot(config, run_dir, parts), circumstances(parts)
     restored = None if resume is None else restore(snapshot, resume, now, progress.note)
     if resume is None and config.init_from is not None:
         load_initial(config.init_from, config, parts.learner)
@@ -358,10 +382,13 @@ def probe(config: Config) -> Speed:
         return parts, stopwatch.blocks
 
     parts, blocks = timed(learning=True)
+    device, gradient = str(parts.device), parts.learner.gradient
+    compile_seconds = getattr(gradient, "compile_seconds", 0.0)
     if isinstance(config.replay, OnlineConfig):  # no step without learning
-        return Speed(str(parts.device), parts.threads, seconds_per_step(blocks), 0.0)
+        return Speed(device, parts.threads, seconds_per_step(blocks), 0.0, parts.learner.way, compile_seconds)
     step_seconds = seconds_per_step(timed(learning=False)[1])
-    return Speed(str(parts.device), parts.threads, step_seconds, seconds_per_update(blocks, step_seconds))
+    update_seconds = seconds_per_update(blocks, step_seconds)
+    return Speed(device, parts.threads, step_seconds, update_seconds, parts.learner.way, compile_seconds)
 
 
 def train_run(
@@ -439,7 +466,7 @@ def play_filmed(
 def load_policy(checkpoint: Checkpoint, config: Config, spec: ObsSpec, num_actions: int) -> ValueNetwork:
     """The network of a checkpoint that acts. Raises `CheckpointError` where weights and configuration differ."""
     with torch.device("meta"):  # shapes only: no size that the configuration claims is allocated
-        network = make_network(config.network, config.value, spec, num_actions)
+        network = make_network(config.network, config.value, spec, num_actions, config.precision)
     acting = acting_network(config) + "."
     if odd := [name for name, w in checkpoint.model.items() if not w.is_floating_point()]:
         raise CheckpointError(f"model.safetensors is not of the network in config.json: {odd[0]:.60} is not a float")

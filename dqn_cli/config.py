@@ -98,6 +98,13 @@ class Init(StrEnum):
     glorot = "glorot"
 
 
+class Precision(StrEnum):
+    """Numbers that convolutions compute with; everything else is float32 throughout."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 class EpsilonSchedule(StrEnum):
     """How epsilon goes from begin to end."""
 
@@ -564,6 +571,9 @@ class Config:
     seed: int = knob(0, "of all randomness", ge=0, le=2**63 - 1)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
     threads: str = knob("auto", "CPU threads of torch, auto or a number")
+    precision: Precision = knob(Precision.fp32, "bf16: convolutions in bfloat16, faster on a CPU that has it, coarser")
+    compile: bool = knob(False, "updates as C++ that torch.compile makes: a minute or so at the start, then faster")
+    fast_paths: bool = knob(True, "hand-derived updates and NumPy acting where they apply; false: modules and autograd")
     discount: float = knob(0.99, "gamma", ge=0, le=1)
     reward_clip: float | None = knob(None, "learn from rewards clipped to [-c, c]; scores stay raw", gt=0)
     num_envs: int = knob(1, "parallel environments", ge=1, le=65_536)

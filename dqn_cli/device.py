@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -12,6 +14,8 @@ import torch
 from dqn_cli.cores import usable_cores
 from dqn_cli.errors import ConfigError
 from dqn_cli.types import Batch
+
+T = TypeVar("T")
 
 
 def resolve(name: str, convolutional: bool) -> torch.device:
@@ -48,6 +52,15 @@ def set_threads(setting: str, convolutional: bool) -> int:
     return count
 
 
+def slow_bfloat16(device: torch.device) -> str | None:
+    """A line about convolutions in bfloat16 on a device that has to take a detour for them, else None."""
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return None
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return None
+    return "precision=bf16 will be slower than fp32: this CPU has no instructions for it (avx512_bf16 or amx)"
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; itself where it is there already."""
     if batch.obs.device == device:
@@ -57,6 +70,63 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         if isinstance(value, torch.Tensor):
             moved[name] = value.to(device)
     return Batch(**moved)
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether it is one whose work can be captured as a graph."""
+    return device.type == "cuda"
+
+
+class GraphRecorder:
+    """Does the same work on a GPU again and again, launched as one graph (`torch.cuda.CUDAGraph`).
+
+    `rng`, on its device, is what the work draws from: the graph moves it on at each replay.
+    """
+
+    def __init__(self, rng: torch.Generator) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        self._graph.register_generator_state(rng)
+        self._stream = torch.cuda.Stream(rng.device)  # type: ignore[no-untyped-call]
+
+    def warm_up(self, work: Callable[[], T]) -> T:
+        """Do the work as it is; on another stream, so that what autograd keeps per stream is there for the record."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            result = work()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return result
+
+    def record(self, work: Callable[[], Any]) -> None:
+        """Note what the work is, without doing it. Raises `RuntimeError` where it cannot be recorded."""
+        with torch.cuda.graph(self._graph, stream=self._stream):
+            self._result = work()
+
+    def replay(self) -> Any:
+        """Do it; the results lie where they always do."""
+        self._graph.replay()
+        return self._result
+
+
+class Fence:
+    """A point in a device's work: `wait` until it is past the last `mark`. Where host and device are one, it is."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event: Any = torch.cuda.Event() if on_gpu(device) else None  # type: ignore[no-untyped-call]
+
+    def mark(self) -> None:
+        """Here."""
+        if self._event is not None:
+            self._event.record()
+
+    def wait(self) -> None:
+        """Until the device is past it; at once before the first mark."""
+        if self._event is not None:
+            self._event.synchronize()
+
+
+def staging(like: torch.Tensor) -> torch.Tensor:
+    """Memory of the host from which a GPU fetches what goes into `like`, while the host goes on."""
+    return torch.empty(like.shape, dtype=like.dtype, pin_memory=on_gpu(like.device))
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:

@@ -28,6 +28,7 @@ from dqn_cli.config import (
     NoisyExplorationConfig,
     OnlineConfig,
     PerEnvConfig,
+    Precision,
     PrioritizedConfig,
     QlearningConfig,
     QuantileConfig,
@@ -62,6 +63,7 @@ def settle(config: Config, typed_keys: Typed) -> list[str]:
     _value(config, typed_keys)
     _munchausen(config, typed_keys)
     _layers(config, typed_keys)
+    _paths(config)
     _exploration(config)
     if config.init_from is not None:
         _dead(["network.initial_q"], typed_keys, f"init_from={config.init_from}", "leave out init_from")
@@ -173,6 +175,28 @@ def _layers(config: Config, typed_keys: Typed) -> None:
     if isinstance(network, ImageConfig) and not has_normed_convolutions(network):
         because = f"network={network.name}, which has one convolution and spares the first"
         _dead(["network.spectral_norm"], typed_keys, because, "write another network")
+
+
+def _paths(config: Config) -> None:
+    """How updates are computed."""
+    network = config.network
+    if config.precision is Precision.bf16 and not isinstance(network, ImageConfig):
+        raise ConfigError(
+            f"precision=bf16 is for convolutions, network={network.name} has none; remove it or write another network"
+        )
+    if not config.compile:
+        return
+    if not config.fast_paths:
+        raise ConfigError("compile=true contradicts fast_paths=false: all by autograd; leave out one of them")
+    if isinstance(config.value, ImplicitConfig):
+        raise ConfigError(
+            "compile=true does not fit value=implicit, which draws quantiles on the way; leave out compile, "
+            "or write value=quantile"
+        )
+    if isinstance(network, ImageConfig) and network.spectral_norm and has_normed_convolutions(network):
+        raise ConfigError(
+            "compile=true does not fit network.spectral_norm=true, whose norms change on the way; leave out one of them"
+        )
 
 
 def has_normed_convolutions(network: ImageConfig) -> bool:

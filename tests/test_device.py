@@ -93,6 +93,26 @@ def test_impossible_thread_counts_are_refused(setting) -> None:
         device.set_threads(setting, False)
 
 
+@pytest.mark.parametrize(
+    ("kind", "machine", "has", "slow"),
+    [
+        ("cpu", "x86_64", (False, False), True),
+        ("cpu", "AMD64", (False, False), True),
+        ("cpu", "x86_64", (True, False), False),
+        ("cpu", "x86_64", (False, True), False),
+        ("cpu", "arm64", (False, False), False),
+        ("cuda", "x86_64", (False, False), False),
+    ],
+)
+def test_a_cpu_without_bfloat16_says_so(monkeypatch, kind, machine, has, slow) -> None:
+    monkeypatch.setattr(device.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has[0])
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has[1])
+    line = device.slow_bfloat16(torch.device(kind))
+    assert (line is not None) == slow
+    assert line is None or line.startswith("precision=bf16 will be slower")
+
+
 def test_staging() -> None:
     fields = torch.zeros(2, 3), torch.tensor([0, 1]), torch.ones(2), torch.ones(2), torch.zeros(2, 3), torch.ones(2)
     batch = Batch(*fields, row=np.array([3, 4]))

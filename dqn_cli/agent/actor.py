@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dqn_cli.agent.exploration import Explorer
 from dqn_cli.agent.policy import Policy
@@ -27,7 +26,7 @@ class Actor:
         self._explorer = explorer
         self._stack = stack
         self._rng = rng
-        self._q: Tensor | None = None
+        self._q: NDArray[np.float32] | None = None
 
     def act(self, frame: NDArray[Any], first: NDArray[np.bool_], level: float) -> NDArray[np.int64]:
         """Actions [E], explored as much as `level` says: epsilon, or what the explorer takes in its place.
@@ -37,16 +36,15 @@ class Actor:
         """
         self.obs = self._stack.push(frame, first)
         self._q = None
-        coin, choice = self._rng.random((2, len(self.obs)))
+        coin, choice = self._rng.random((2, len(self.obs))).tolist()  # for a few of them, lists are faster than arrays
         return self._explorer.choose(level, coin, choice, self._values)
 
     def values(self) -> NDArray[np.float32]:
         """Q-values [E, A] of the observations that `act` was last asked about. Asking changes no later action."""
         if self._q is None:
             self._q = self.policy.aside(self.obs)
-        q: NDArray[np.float32] = self._q.cpu().numpy()
-        return q
+        return self._q
 
-    def _values(self) -> Tensor:
+    def _values(self) -> NDArray[np.float32]:
         self._q = self.policy.q(self.obs)
         return self._q

@@ -4,49 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
+from dqn_cli.agent.by_hand import by_hand
+from dqn_cli.agent.captured import Captured, Recorder
+from dqn_cli.agent.gradient import ByAutograd, Gradient, Method, targets
 from dqn_cli.agent.optimizers import Descent, quantities
 from dqn_cli.algorithm.losses import Error
-from dqn_cli.algorithm.munchausen import Munchausen
-from dqn_cli.algorithm.rules import BootstrapRule, Network
-from dqn_cli.algorithm.targets import chosen, greedy_action
-from dqn_cli.algorithm.values import Look, Value
+from dqn_cli.algorithm.rules import Network
+from dqn_cli.algorithm.values import Look
 from dqn_cli.device import to_device
 from dqn_cli.networks.q_network import ValueNetwork
 from dqn_cli.types import Batch, UpdateResult
-
-
-@dataclass(frozen=True)
-class Method:
-    """What targets and errors are made of."""
-
-    rule: BootstrapRule
-    value: Value
-    munchausen: Munchausen | None = None
 
 
 class Learner:
     """The networks and their update. `target` is a frozen copy of `online`, or None where the rule does without.
 
     `descent` holds the parameters of `online`; `rng`, on their device, draws the noise and the quantiles of updates.
+    `gradient` is how the gradient of a batch is found: with `fast` as it was derived by hand, where it was, else by
+    autograd. Another one may be put in its place.
     """
 
+    gradient: Gradient
+
     def __init__(
-        self, online: ValueNetwork, method: Method, descent: Descent, rng: torch.Generator, tau: float = 1.0
+        self,
+        online: ValueNetwork,
+        method: Method,
+        descent: Descent,
+        rng: torch.Generator,
+        tau: float = 1.0,
+        fast: bool = True,
     ) -> None:
         self.online = online
         self.target = deepcopy(online).requires_grad_(False) if method.rule.needs_target else None
         self.method = method
+        derived = by_hand(online, self.target, method) if fast else None
+        self.gradient = derived or ByAutograd(self.network, method, rng)
         self._descent = descent
-        self._rng = rng
         self._tau = tau
         self._parameters = list(online.parameters())
+        self._device = self._parameters[0].device
+        self._apply: Callable[[Batch], UpdateResult] = self._apply_now
 
     def network(self, which: str) -> ValueNetwork:
         """The network called online or target. Raises `ValueError` where there is no such one."""
@@ -57,22 +60,24 @@ class Learner:
         raise ValueError(f"this learner has no {which} network")
 
     def update(self, batch: Batch, step: int) -> UpdateResult:
-        """One gradient step on the mean, weighted loss of `batch`; `step` is where the learning rate's schedule stands.
+        """One gradient step on the mean, weighted loss of `batch`, `step` steps into the run."""
+        self._descent.schedule(step)
+        return self._apply(batch)
 
-        Every pass through a noisy network draws noise of its own (Fortunato et al. 2018, algorithm 1).
-        """
-        batch = to_device(batch, self._parameters[0].device)
-        y = self._targets(batch, self._noisy_look)
-        self.online.iterate_norms()
-        error = self.method.value.error(self._noisy_look(self.online, batch.obs), batch.action, y)
-        loss = (error.loss if batch.weight is None else batch.weight * error.loss).mean()
+    def _apply_now(self, batch: Batch) -> UpdateResult:
+        slope = self.gradient(to_device(batch, self._device))
+        grad_norm = self._descent.clip(slope.whole)
+        self._descent.step()
+        return UpdateResult(slope.loss, slope.mean_q, grad_norm, slope.priority)
 
-        for w in self._parameters:  # zero_grad() does this by way of a profiler's hook, for 5 % of an update
-            w.grad = None
-        torch.autograd.backward(loss)
-        grad_norm = self._clip_gradients()
-        self._descent.step(step)
-        return UpdateResult(loss.detach(), error.q.detach().mean(), grad_norm, error.priority)
+    def capture(self, recorder: Recorder, say: Callable[[str], None]) -> None:
+        """Let `recorder` replay updates; where it cannot, `say` is told so in a line, and they are made as before."""
+        self._apply = Captured(self._apply_now, recorder, self._device, say)
+
+    @property
+    def way(self) -> str:
+        """How updates are computed, in words."""
+        return self._apply.way if isinstance(self._apply, Captured) else self.gradient.way
 
     def look(self, obs: Tensor, rng: torch.Generator) -> Look:
         """What the online network says of obs [B, *obs_shape], without noise."""
@@ -80,28 +85,9 @@ class Learner:
 
     def error(self, look: Look, batch: Batch, rng: torch.Generator) -> Error:
         """How far such a `look` at the batch's observations is from its targets, without noise and gradient."""
-        return self.method.value.error(look, batch.action, self._targets(batch, self._quiet_look(rng)))
-
-    @torch.no_grad()
-    def _targets(self, batch: Batch, look: Callable[..., Look]) -> Tensor:
-        """What the value of each action should have been: the rule, the value representation and Munchausen's terms.
-
-        What is needed of a look is read before the next look at the same network, which may draw other noise.
-        """
-        obs_tm1, a_tm1, r_t, discount_t, obs_t = batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs
-        rule, value, munchausen = self.method.rule, self.method.value, self.method.munchausen
-
-        evaluated_t = look(self.network(rule.evaluate), obs_t, ahead=True)
-        selected_t = evaluated_t if rule.select == rule.evaluate else look(self.network(rule.select), obs_t, ahead=True)
-        if munchausen is None:
-            return value.target(r_t, discount_t, chosen(evaluated_t.z, greedy_action(selected_t.q)))
-        z_t = munchausen.bootstrap(evaluated_t.z, selected_t.q)
-        q_tm1 = look(self.network(rule.select), obs_tm1).q
-        return value.target(r_t + munchausen.bonus(q_tm1, a_tm1), discount_t, z_t)
-
-    def _noisy_look(self, network: ValueNetwork, obs: Tensor, ahead: bool = False) -> Look:
-        network.draw_noise(self._rng)
-        return self.method.value.look(network, obs, self._rng, ahead)
+        with torch.no_grad():
+            y = targets(batch, self.method, self.network, self._quiet_look(rng))
+        return self.method.value.error(look, batch.action, y)
 
     def _quiet_look(self, rng: torch.Generator) -> Callable[..., Look]:
         def look(network: ValueNetwork, obs: Tensor, ahead: bool = False) -> Look:
@@ -109,10 +95,6 @@ class Learner:
             return self.method.value.look(network, obs, rng, ahead)
 
         return look
-
-    def _clip_gradients(self) -> Tensor | None:
-        most = self._descent.max_grad_norm
-        return None if most is None else clip_grad_norm_(self._descent.parameters, most)
 
     @torch.no_grad()
     def sync_target(self) -> None:

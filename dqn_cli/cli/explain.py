@@ -1,4 +1,4 @@
-"""Hydra's many lines about a composition that failed, as one line of ours."""
+"""Hydra's many lines about a composition that failed, as one line of ours; and errors that it does not get to tell."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ PLUGINS = {
         "optuna": "hydra-optuna-sweeper",
     },
 }
+
+
+class Escaped(BaseException):
+    """Carries an error past Hydra, which swallows those of callbacks and announces those of jobs in its own words."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def explain(error: Exception) -> ConfigError:

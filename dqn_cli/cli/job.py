@@ -15,20 +15,14 @@ from omegaconf import DictConfig
 from dqn_cli.cli import frozen, sweep
 from dqn_cli.cli.arguments import typed_keys
 from dqn_cli.cli.composition import has_basic_sweeper, overrides_of, read
+from dqn_cli.cli.explain import Escaped
 from dqn_cli.cli.lock import claimed
 from dqn_cli.cli.preflight import preflight
+from dqn_cli.cli.resume import Asked
 from dqn_cli.cli.runs import standing
-from dqn_cli.cli.way import AUTO, Asked, Way, begin, begin_or_go_on
+from dqn_cli.cli.way import AUTO, Way, begin, begin_or_go_on
 from dqn_cli.config import Config
 from dqn_cli.errors import ConfigError, Interrupted, UserError, unwritable
-
-
-class Escaped(BaseException):
-    """Carries an error past Hydra, which swallows those of callbacks and announces those of jobs in its own words."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def load(composed: DictConfig, overrides: list[str]) -> tuple[Config, list[str]]:

@@ -85,6 +85,9 @@ def _evaluate(argv: list[str]) -> int:
 
 def _guarded(program: str, command: Callable[[list[str]], int], argv: list[str]) -> int:
     """The exit code; whatever is still buffered and cannot be written does not change it."""
+    # NumPy reads this when it is imported: the products that acting takes are too small to be shared out among threads,
+    # and the threads of a sweep's jobs would get in each other's way.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if isinstance(sys.stdout, TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
         sys.stdout.reconfigure(errors="backslashreplace")
     code = _exit_code(program, command, argv)

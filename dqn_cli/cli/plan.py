@@ -20,9 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from dqn_cli.cli import plan_report, resume
 from dqn_cli.cli.arguments import typed_keys
 from dqn_cli.cli.composition import compose_job, overrides_of, read, words_of_jobs
-from dqn_cli.cli.explain import explain
+from dqn_cli.cli.explain import Escaped, explain
 from dqn_cli.cli.hydra_app import Checks, launch
-from dqn_cli.cli.job import Escaped
 from dqn_cli.cli.paths import NOTHING, WITHOUT
 from dqn_cli.cli.plan_report import Settled
 from dqn_cli.cli.preflight import preflight

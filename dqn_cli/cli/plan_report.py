@@ -173,6 +173,8 @@ def expected_time(config: Config, facts: EnvFacts, totals: Forecast, speed: Spee
     update = f" and {1e3 * speed.update_seconds:.3g} ms an update" if speed.update_seconds else ", learning included"
     where = f"on {speed.device} with {speed.threads} thread{'s' * (speed.threads > 1)}, as busy as this machine is now"
     yield _row("probe", f"{1e3 * speed.step_seconds:.3g} ms a step{update}, {where}")
+    once = f", after {duration(speed.compile_seconds)} of compiling" if speed.compile_seconds else ""
+    yield _row("update", f"{speed.way}{once}")
     yield _row("expected", f"{duration(speed.seconds(totals.steps, totals.updates))}, evaluations not counted")
     rounds = -(-config.run.eval_episodes // EVAL_LANES)
     lanes = min(config.run.eval_episodes, EVAL_LANES)  # all of them go on until the last one is through

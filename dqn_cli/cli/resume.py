@@ -8,24 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 
 from dqn_cli.cli.arguments import CHOSEN, MULTIRUN, check, clean, keys, parse
-from dqn_cli.cli.job import carry_out
 from dqn_cli.cli.paths import OWN_WORDS
-from dqn_cli.cli.runs import locate
-from dqn_cli.cli.way import Asked, Way, finished_at, go_on
 from dqn_cli.config import Config
 from dqn_cli.errors import ConfigError
 from dqn_cli.settle import settle
 from dqn_cli.validate import SETTINGS, plain, typed
 
+if TYPE_CHECKING:
+    from dqn_cli.cli.way import Way
+
 KEY, ENV, OVERRIDE = "resume", "resume_env", "resume_override"
 AUTO = "auto"
 VALUES = {ENV: ("exact", "restart"), OVERRIDE: ("true", "false")}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for: the folder, or `auto`; how the environments come back; whether other settings are meant."""
+
+    folder: str
+    env: str = "exact"
+    override: bool = False
 
 
 def take(argv: Sequence[str]) -> tuple[list[str], Asked | None]:
@@ -64,6 +74,11 @@ def _refuse_misspelt(key: str) -> None:
 
 def run(asked: Asked, words: Sequence[str]) -> int:
     """Go on with the run in the folder that is asked for, with these settings changed: 0. Raises user errors."""
+    # here, since every command line goes through `take`, and --cfg or a completion should not wait for environments
+    from dqn_cli.cli.job import carry_out
+    from dqn_cli.cli.runs import locate
+    from dqn_cli.cli.way import finished_at, go_on
+
     overrides = _overrides(asked, words)
     typed_keys = {key for override in overrides for key in keys(override)}
     folder, stands = locate(asked.folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dqn_cli.cli.compare import at_length_of, compared
 from dqn_cli.cli.evaluate import trusted
 from dqn_cli.cli.preflight import fitting, preflight
+from dqn_cli.cli.resume import Asked
 from dqn_cli.cli.runs import refuse_links, refuse_run, standing
 from dqn_cli.config import Config, GymConfig
 from dqn_cli.errors import CheckpointError, ConfigError
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
     from dqn_cli.training.resuming import Found, Resume
 
 AGAIN = "the run was stopped before its first checkpoint: it starts again"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What was asked for: the folder, or `auto`; how the environments come back; whether other settings are meant."""
-
-    folder: str
-    env: str = "exact"
-    override: bool = False
 
 
 AUTO = Asked("auto")

@@ -228,7 +228,7 @@ class AtariLanes:
 
     def _cut(self, screen: NDArray[Any]) -> NDArray[np.uint8]:
         """Frames `[E, *frame_shape]` of screens `[E, 1, height, width(, 3)]`, which the engine never writes again."""
-        return screen[:, 0, self._screen.rows, self._screen.columns]
+        return np.ascontiguousarray(screen[:, 0, self._screen.rows, self._screen.columns])  # no copy without a crop
 
     def close(self) -> None:
         """Stop the threads; they finish the steps under way."""

@@ -7,6 +7,7 @@ again is compared with what was seen: every frame, the rewards, the episodes.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
 from zlib import crc32
@@ -42,27 +43,46 @@ class JournaledLanes:
         self.num_envs = lanes = self._lanes.num_envs
         self.spec, self.num_actions = self._lanes.spec, self._lanes.num_actions
         self._action_type = np.dtype(np.uint8 if self.num_actions <= 256 else np.int32)
-        self._sent: bytes | None = None  # a row of actions that is under way
-        self._actions, self._rows = bytearray(), 0  # rows of E actions, from the oldest of the lanes' seeds on
-        self._due = np.zeros(lanes, np.bool_)  # an episode that begins now gets a seed
-        self._begun, self._episode = np.zeros((2, lanes), np.int64)  # the row and the episode where a seed was given
-        self._reward, self._checksum = np.zeros(lanes), [0] * lanes  # seen since then
-        self._current, self._length = np.zeros((2, lanes), np.int64)  # the episode now
+        self._sent: list[int] | None = None  # a row of actions that is under way
+        self._actions = array(self._action_type.char)  # rows of E actions, from the oldest of the lanes' seeds on
+        self._rows = 0
+        # plain numbers, a list of each: at every step some of them change, and NumPy takes ten times as long for one
+        self._begun, self._episode = [0] * lanes, [0] * lanes  # the row and the episode where a seed was given
+        self._reward, self._checksum = [0.0] * lanes, [0] * lanes  # seen since then
+        self._current, self._current_begun = [0] * lanes, [0] * lanes  # the episode now, and the row where it began
+        self._begins = [False] * lanes  # whatever the rule says, an episode that begins now gets a seed
+        self._rule_holds = True
+        self._seeded: list[int] = []  # the lanes that have got a seed since `_forget`
         self._frame: NDArray[Any] | None = None  # None until the first episodes begin
         self._first = np.zeros(lanes, np.bool_)
 
     def reset(self) -> NDArray[Any]:
         """Begin episode 0 in every lane; its first frames `[E, *frame_shape]`, valid until the second `recv`."""
-        return self._begin(np.ones(self.num_envs, np.bool_), np.zeros(self.num_envs, np.int64))
+        return self._begin([True] * self.num_envs, [0] * self.num_envs)
 
     def send(self, actions: NDArray[np.int64]) -> None:
         """Let the lanes take the actions `[E]`, each in [0, num_actions). Raises `ValueError` for others."""
         self._lanes.send(actions)
-        self._sent = actions.astype(self._action_type).tobytes()
+        self._sent = actions.tolist()
 
     def recv(self) -> StepResult:
         """Wait for the lanes; begin the next episode where one ended. Raises `RuntimeError` without a `send`."""
-        return self._recv(self._rows + 1 - self._begun >= self._reseed_every_steps)
+        if self._sent is None:
+            raise RuntimeError("recv without send")
+        step = self._lanes.recv()
+        self._actions.extend(self._sent)
+        self._rows, self._sent = self._rows + 1, None
+        reward, checksum = self._reward, self._checksum
+        for lane, paid in enumerate(step.reward.tolist()):
+            reward[lane] += paid
+            checksum[lane] = crc32(step.next_frame[lane], checksum[lane])  # reads the frame where it lies, no copy
+        self._frame, self._first = step.frame, step.first
+        if step.episodes:
+            for episode in step.episodes:
+                self._current[episode.lane] += 1
+                self._current_begun[episode.lane] = self._rows
+            self._forget()
+        return step
 
     def close(self) -> None:
         """Release what the lanes hold."""
@@ -80,17 +100,17 @@ class JournaledLanes:
         """
         if self._frame is None or self._sent is not None:
             raise RuntimeError("the state of lanes that have not begun, or that are taking a step")
-        actions = np.frombuffer(bytes(self._actions), self._action_type).reshape(-1, self.num_envs).copy()
+        actions = np.array(self._actions, self._action_type).reshape(-1, self.num_envs)
         for lane, row in enumerate(self._begun):
             actions[:row, lane] = 0
         return {
             "lanes.actions": actions,
-            "lanes.begun": self._begun.copy(),
-            "lanes.episode": self._episode.copy(),
-            "lanes.reward": self._reward.copy(),
+            "lanes.begun": np.array(self._begun, np.int64),
+            "lanes.episode": np.array(self._episode, np.int64),
+            "lanes.reward": np.array(self._reward, np.float64),
             "lanes.checksum": np.array(self._checksum, np.int64),
-            "lanes.current": self._current.copy(),
-            "lanes.length": self._length.copy(),
+            "lanes.current": np.array(self._current, np.int64),
+            "lanes.length": self._rows - np.array(self._current_begun, np.int64),
             "lanes.frame": np.array(self._frame),
             "lanes.first": self._first.copy(),
         }
@@ -126,7 +146,7 @@ class JournaledLanes:
         """Begin each lane's next episode instead, with a seed: returns and raises as `restore`, but plays nothing."""
         self._check(state)
         self._only_when_new()
-        return self._begin(np.ones(self.num_envs, np.bool_), state["lanes.current"] + 1), self._first
+        return self._begin([True] * self.num_envs, (state["lanes.current"] + 1).tolist()), self._first
 
     def replayed_steps(self, state: State) -> int:
         """How many steps of all lanes at once `restore` takes. Raises `CheckpointError` as `restore` does."""
@@ -134,60 +154,51 @@ class JournaledLanes:
         return len(state["lanes.actions"])
 
     def _seed(self, lane: int, episode: int) -> int | None:
-        return self._seed_of(lane, episode) if self._due[lane] else None
+        """The seed of an episode that begins, None where it goes on without; asked while the lanes begin or step."""
+        overdue = self._rule_holds and self._rows + 1 - self._begun[lane] >= self._reseed_every_steps
+        if not overdue and not self._begins[lane]:
+            return None
+        self._seeded.append(lane)
+        return self._seed_of(lane, episode)
 
-    def _begin(self, which: NDArray[np.bool_], episodes: NDArray[np.int64]) -> NDArray[Any]:
+    def _begin(self, which: list[bool], episodes: list[int]) -> NDArray[Any]:
         """Begin the episodes of these numbers in the lanes `which`, each with a seed."""
-        self._sent, self._due = None, which
-        self._frame = self._lanes.begin(which, episodes)
+        self._sent, self._begins = None, which
+        self._frame = self._lanes.begin(np.array(which), np.array(episodes, np.int64))
+        self._begins = [False] * self.num_envs
         self._first = self._first | which
-        self._current[which] = episodes[which]
-        self._length[which] = 0
-        self._forget(which)
+        for lane in range(self.num_envs):
+            if which[lane]:
+                self._current[lane], self._current_begun[lane] = episodes[lane], self._rows
+        self._forget()
         return self._frame
 
-    def _recv(self, due: NDArray[np.bool_]) -> StepResult:
-        """Wait for the lanes; an episode that begins gets a seed where one is `due`."""
-        if self._sent is None:
-            raise RuntimeError("recv without send")
-        self._due = due
-        step = self._lanes.recv()
-        self._actions += self._sent
-        self._rows, self._sent = self._rows + 1, None
-        self._reward += step.reward
-        self._checksum = [
-            crc32(frame.tobytes(), seen) for frame, seen in zip(step.next_frame, self._checksum, strict=True)
-        ]
-        self._length += 1
-        self._frame, self._first = step.frame, step.first
-        if step.first.any():
-            self._current += step.first
-            self._length[step.first] = 0
-            self._forget(step.first & due)
-        return step
-
-    def _forget(self, which: NDArray[np.bool_]) -> None:
-        """A seed was given in the lanes `which`: what they did before is not needed any more."""
-        self._begun[which] = self._rows
-        self._episode[which] = self._current[which]
-        self._reward[which] = 0.0
-        self._checksum = [0 if seeded else seen for seeded, seen in zip(which, self._checksum, strict=True)]
-        oldest = int(self._begun.min())
-        del self._actions[: oldest * self.num_envs * self._action_type.itemsize]
+    def _forget(self) -> None:
+        """What the lanes did before they got a seed is not needed any more."""
+        if not self._seeded:
+            return
+        for lane in self._seeded:
+            self._begun[lane], self._episode[lane] = self._rows, self._current[lane]
+            self._reward[lane], self._checksum[lane] = 0.0, 0
+        self._seeded = []
+        oldest = min(self._begun)
+        del self._actions[: oldest * self.num_envs]
         self._rows -= oldest
-        self._begun -= oldest
+        self._begun = [row - oldest for row in self._begun]
+        self._current_begun = [row - oldest for row in self._current_begun]
 
     def _replay(self, state: State) -> None:
         """Play all rows; where a lane's seed came it begins, and what it did until then does not matter."""
-        actions, begun = state["lanes.actions"], state["lanes.begun"]
-        nowhere = np.zeros(self.num_envs, np.bool_)  # no rule: the seeds are given where they were given
+        actions, begun, episodes = state["lanes.actions"], state["lanes.begun"], state["lanes.episode"].tolist()
+        self._rule_holds = False  # the seeds are given where they were given
         for row in range(len(actions) + 1):
             begins = begun == row
             if begins.any():
-                self._begin(begins, state["lanes.episode"])
+                self._begin(begins.tolist(), episodes)
             if row < len(actions):
                 self.send(actions[row].astype(np.int64))
-                self._recv(nowhere)
+                self.recv()
+        self._rule_holds = True
 
     def _only_when_new(self) -> None:
         if self._frame is not None:

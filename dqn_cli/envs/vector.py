@@ -57,12 +57,12 @@ class GymLanes:
             _Lane(config.id, i, env, write, first_action, keeps_pictures=render == "rgb_array" and i == 0)
             for i, env in enumerate(envs)
         ]
-        self._pictures: list[Picture] = []
+        self._keeps_pictures, self._pictures = render == "rgb_array", list[Picture]()
         self._seed_of = seed_of
         self._actions: list[int] | None = None
         # two of each, used in turn: a result stays valid while the next one is made
-        self._buffers = [(self._empty_result(), self._empty_frames()) for _ in range(2)]
-        self._frame = self._buffers[0][1]  # what `begin` leaves as it is
+        self._buffers = [_Buffers(self._empty_result(), self._empty_frames()) for _ in range(2)]
+        self._frame = self._buffers[0].begun  # what `begin` leaves as it is
 
     def _empty_frames(self) -> Frame:
         return np.zeros((self.num_envs, *self.spec.frame_shape), self.spec.dtype)
@@ -84,7 +84,7 @@ class GymLanes:
         zeros and it takes no step.
         """
         self._actions = None
-        _, frames = self._buffers[0]
+        frames = self._buffers[0].begun
         np.copyto(frames, self._frame)
         for lane in self._lanes:
             if which[lane.index]:
@@ -104,23 +104,24 @@ class GymLanes:
             raise RuntimeError("recv without send")
         actions, self._actions = self._actions, None
         self._buffers.reverse()
-        result, begun = self._buffers[0]
+        buffers = self._buffers[0]
+        result, begun = buffers.result, buffers.begun
         ended: list[_Lane] = []
-        for lane, action in zip(self._lanes, actions, strict=True):
+        for i, lane in enumerate(self._lanes):
             if not lane.begun:
                 continue
-            i = lane.index
-            reward, terminated, truncated, terminal = lane.step(action, result.next_frame[i])
+            reward, terminated, truncated, terminal = lane.step(actions[i], buffers.next_frames[i])
             result.reward[i] = reward
             result.terminated[i] = terminated or terminal
             result.truncated[i] = truncated
             result.first[i] = over = terminated or truncated
             if over:
                 ended.append(lane)
-        self._pictures += self._lanes[0].take_pictures()
-        result.episodes = [lane.stats() for lane in ended]
-        result.frame = result.next_frame
+        if self._keeps_pictures:
+            self._pictures += self._lanes[0].take_pictures()
+        result.frame, result.episodes = result.next_frame, []
         if ended:
+            result.episodes = [lane.stats() for lane in ended]
             np.copyto(begun, result.next_frame)
             result.frame = begun
             for lane in ended:
@@ -145,6 +146,14 @@ class GymLanes:
         """Release what the environments hold."""
         for lane in self._lanes:
             lane.close()
+
+
+class _Buffers:
+    """What one result is written into."""
+
+    def __init__(self, result: StepResult, begun: Frame) -> None:
+        self.result, self.begun = result, begun
+        self.next_frames = list(result.next_frame)  # a view of each lane's, made once and not at every step
 
 
 _NUMBER = (float, Real)  # float first: asking an abstract class takes longer
@@ -187,18 +196,17 @@ class _Lane:
         except Exception as error:
             raise self._raised("step", error) from error
         self._observe(observation, out)
-        if not isinstance(reward, _NUMBER):
-            raise EnvironmentFault(self._at(f"reward is {brief(reward)}, a {type(reward).__name__}, not a number"))
+        # the exact types are asked for first: it takes a fifth of the time, and they are what nearly all return
+        if type(reward) is not float:
+            reward = self._number(reward)
         if not isfinite(reward):
-            raise NumericalError(self._at(f"reward is {float(reward)}"))
-        if not isinstance(terminated, _TRUTH) or not isinstance(truncated, _TRUTH):
-            ends = f"terminated is {brief(terminated)} and truncated {brief(truncated)}"
-            raise EnvironmentFault(self._at(f"{ends}, both must be true or false"))
-        self.score += float(reward)
+            raise NumericalError(self._at(f"reward is {reward}"))
+        if type(terminated) is not bool or type(truncated) is not bool:
+            terminated, truncated = self._truths(terminated, truncated)
+        self.score += reward
         if self._keeps_pictures:
             self._pictures += self._render()
-        terminal = isinstance(info, dict) and info.get(TERMINAL) is True
-        return float(reward), bool(terminated), bool(truncated), terminal
+        return reward, terminated, truncated, isinstance(info, dict) and info.get(TERMINAL) is True
 
     def take_pictures(self) -> list[Picture]:
         pictures, self._pictures = self._pictures, []
@@ -216,6 +224,17 @@ class _Lane:
             self._write(observation, out)
         except Misfit as misfit:
             raise EnvironmentFault(self._at(f"observation is {misfit}")) from misfit
+
+    def _number(self, reward: Any) -> float:
+        if not isinstance(reward, _NUMBER):
+            raise EnvironmentFault(self._at(f"reward is {brief(reward)}, a {type(reward).__name__}, not a number"))
+        return float(reward)
+
+    def _truths(self, terminated: Any, truncated: Any) -> tuple[bool, bool]:
+        if not isinstance(terminated, _TRUTH) or not isinstance(truncated, _TRUTH):
+            ends = f"terminated is {brief(terminated)} and truncated {brief(truncated)}"
+            raise EnvironmentFault(self._at(f"{ends}, both must be true or false"))
+        return bool(terminated), bool(truncated)
 
     def _render(self) -> list[Picture]:
         try:

@@ -36,15 +36,37 @@ class Layers:
 
 def normalized(layer: nn.Module, shape: Sequence[int], wanted: bool) -> nn.Module:
     """`layer`, where `wanted` with its outputs [..., *shape] normalised over `shape` (Ba et al. 2016, eq. 3 and 4)."""
-    return nn.Sequential(layer, nn.LayerNorm(list(shape))) if wanted else layer
+    return nn.Sequential(layer, Norm(list(shape))) if wanted else layer
 
 
-class PixelConv2d(nn.Conv2d):
+class Norm(nn.LayerNorm):
+    """A layer norm in the precision of its weights, of numbers in any."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of [..., *shape]."""
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class Convolution(nn.Conv2d):
+    """A convolution in the precision of what it is given; that of its weights, and of their gradients, stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of [B, C, H, W]; bias, stride and padding as configured."""
+        return self.convolved(x, self.weight)
+
+    def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The same with another weight."""
+        bias = self.bias
+        assert bias is not None
+        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), self.stride, self.padding)
+
+
+class PixelConv2d(Convolution):
     """A convolution of pixels 0 ... 255, scaled to [0, 1] by way of the weights: there are fewer of them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of float32 [B, C, H, W]; bias, stride and padding as configured."""
-        return F.conv2d(x, self.weight * (1 / 255), self.bias, self.stride, self.padding)
+        """Of [B, C, H, W]; bytes are exact in bfloat16 too."""
+        return self.convolved(x, self.weight * (1 / 255))
 
 
 def glorot(network: nn.Module) -> None:

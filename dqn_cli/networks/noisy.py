@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from dqn_cli.networks.wide import linear
 
 
 class NoisyLinear(nn.Module):
@@ -28,11 +29,11 @@ class NoisyLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [..., q] under the noise of the moment, the same for the whole batch."""
         if self.noise is None:
-            return F.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
         f_in, f_out = self.noise
         # from 16 rows on this is faster than a second product with the sigmas, which needs no noisy weight
         weight = torch.addcmul(self.weight, self.weight_sigma, f_out.outer(f_in))
-        return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, f_out))
+        return linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, f_out))
 
 
 class Noise:
@@ -40,20 +41,24 @@ class Noise:
 
     def __init__(self, layers: Sequence[NoisyLinear]) -> None:
         self._layers = layers
+        self._sides = [side for layer in layers for side in reversed(layer.weight.shape)]
         self._drawn: Tensor | None = None  # made when first needed, on the device where the layers are by then
         self._parts: list[tuple[Tensor, Tensor]] = []  # of it, as the layers take them
 
     def draw(self, rng: torch.Generator) -> None:
         """Fresh noise in every layer, in place; `rng` lives on the layers' device."""
-        if not self._layers:
-            return
-        device = self._layers[0].weight.device
-        if self._drawn is None or self._drawn.device != device:
-            self._allocate(device)
-        assert self._drawn is not None
-        e = self._drawn.normal_(generator=rng)
-        torch.mul(e.sign(), e.abs().sqrt_(), out=e)
-        for layer, part in zip(self._layers, self._parts, strict=True):
+        if self._layers:
+            self._refresh(rng)
+            for layer, part in zip(self._layers, self._parts, strict=True):
+                layer.noise = part
+
+    def vector(self, rng: torch.Generator) -> Tensor:
+        """The same numbers as one tensor [numbers] that is the caller's; the layers keep what they have."""
+        return self._refresh(rng).clone() if self._layers else torch.empty(0)
+
+    def hold(self, vector: Tensor) -> None:
+        """Let every layer have its part of a `vector`."""
+        for layer, part in zip(self._layers, self._split(vector), strict=True):
             layer.noise = part
 
     def silence(self) -> None:
@@ -61,9 +66,21 @@ class Noise:
         for layer in self._layers:
             layer.noise = None
 
+    def _refresh(self, rng: torch.Generator) -> Tensor:
+        device = self._layers[0].weight.device
+        if self._drawn is None or self._drawn.device != device:
+            self._allocate(device)
+        assert self._drawn is not None
+        e = self._drawn.normal_(generator=rng)
+        return torch.mul(e.sign(), e.abs().sqrt_(), out=e)
+
     @torch.inference_mode(False)  # the first to draw may be an actor, and what it makes there could not be learnt with
     def _allocate(self, device: torch.device) -> None:
-        sides = [side for layer in self._layers for side in reversed(layer.weight.shape)]
-        self._drawn = torch.empty(sum(sides), device=device)
-        parts = iter(torch.split(self._drawn, sides))
-        self._parts = list(zip(parts, parts, strict=True))
+        self._drawn = torch.empty(sum(self._sides), device=device)
+        self._parts = self._split(self._drawn)
+
+    def _split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
+        if not self._layers:
+            return []
+        parts = iter(torch.split(vector, self._sides))
+        return list(zip(parts, parts, strict=True))

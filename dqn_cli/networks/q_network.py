@@ -29,6 +29,14 @@ class ValueNetwork(nn.Module):
         """Fresh noise for the passes that follow, from a generator on this network's device."""
         self._noise.draw(rng)
 
+    def noise_vector(self, rng: torch.Generator) -> Tensor:
+        """The same as one tensor, for `hold_noise` at another time; empty where there is no noise."""
+        return self._noise.vector(rng)
+
+    def hold_noise(self, vector: Tensor) -> None:
+        """The noise of a `noise_vector` for the passes that follow."""
+        self._noise.hold(vector)
+
     def silence(self) -> None:
         """Passes without noise from here on."""
         self._noise.silence()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from dqn_cli.networks.layers import Convolution
 
-class SpectralConv2d(nn.Conv2d):
+
+class SpectralConv2d(Convolution):
     """A convolution whose weight, as a matrix W [C', C k k], is divided by sigma = u^T W v (Miyato et al. 2018, eq. 8).
 
     `u` and `v` follow the singular vectors of the largest singular value, by the power iterations that are asked for
@@ -26,7 +28,7 @@ class SpectralConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Of [B, C, H, W]; bias, stride and padding as configured."""
         sigma = self.u @ (self.weight.flatten(1) @ self.v)
-        return F.conv2d(x, self.weight / sigma, self.bias, self.stride, self.padding)
+        return self.convolved(x, self.weight / sigma)
 
     @torch.no_grad()
     def iterate(self) -> None:

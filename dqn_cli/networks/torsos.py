@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dqn_cli.config import CnnConfig, ImpalaConfig
-from dqn_cli.networks.layers import Layers, PixelConv2d, normalized
+from dqn_cli.networks.layers import Convolution, Layers, PixelConv2d, normalized
 from dqn_cli.networks.q_network import Torso
 from dqn_cli.networks.shapes import cnn_shapes, impala_shapes, zeros
 from dqn_cli.networks.spectral import SpectralConv2d
@@ -46,12 +46,13 @@ class Cnn(Torso):
     """Convolutions over a stack of images: obs [B, *obs_shape] -> [B, features].
 
     Images are [H, W] or [H, W, C]; the channels of all images of a stack lie side by side. Pixels go into the first
-    convolution as they are: bytes are scaled to [0, 1] by its weights. Layer norms are over [C', H', W']. Raises
-    `ConfigError` where the observation is not an image, or too small.
+    convolution as they are: bytes are scaled to [0, 1] by its weights. Layer norms are over [C', H', W']. Convolutions
+    compute in `dtype`, features are float32. Raises `ConfigError` where the observation is not an image, or too small.
     """
 
-    def __init__(self, spec: ObsSpec, config: CnnConfig) -> None:
+    def __init__(self, spec: ObsSpec, config: CnnConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        self._dtype = dtype
         shapes = cnn_shapes(spec, config)
         self.features = prod(shapes[-1])
         self._colored = len(spec.frame_shape) == 3
@@ -60,7 +61,7 @@ class Cnn(Torso):
             (*zeros(width, kernel, stride, config.padding), *zeros(height, kernel, stride, config.padding))
             for (_, height, width), (_, kernel, stride) in zip(shapes, config.convolutions, strict=False)
         ]
-        later = SpectralConv2d if config.spectral_norm else nn.Conv2d
+        later = SpectralConv2d if config.spectral_norm else Convolution
         self.convolutions = nn.ModuleList(
             normalized(
                 (later if i > 0 else _first(spec))(shapes[i][0], channels, kernel, stride),
@@ -72,16 +73,20 @@ class Cnn(Torso):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Features of a batch of observations."""
-        x = _pictures(obs, self._colored)
-        for convolution, around in zip(self.convolutions, self._zeros, strict=True):
-            x = F.relu(convolution(F.pad(x, around) if any(around) else x))
-        return x.flatten(1)
+        x = _pictures(obs, self._colored, self._dtype)
+        last = len(self._zeros) - 1
+        for i, (convolution, around) in enumerate(zip(self.convolutions, self._zeros, strict=True)):
+            x = convolution(F.pad(x, around) if any(around) else x)
+            if i == last:  # before the ReLU, whose backward pass is slow where the layouts of its arguments differ
+                x = x.flatten(1).to(torch.float32)
+            x = F.relu(x, inplace=True)  # what a convolution or a norm makes, its backward pass does not need
+        return x
 
 
 class Residual(nn.Module):
     """x + two 3x3 convolutions of it, each after a ReLU: [B, C, H, W] -> the same."""
 
-    def __init__(self, channels: int, convolution: type[nn.Conv2d]) -> None:
+    def __init__(self, channels: int, convolution: type[Convolution]) -> None:
         super().__init__()
         self.first = convolution(channels, channels, 3, padding=1)
         self.second = convolution(channels, channels, 3, padding=1)
@@ -97,21 +102,23 @@ class Impala(Torso):
 
     obs [B, *obs_shape] -> [B, features], images as `Cnn` takes them, of any size. Adaptive max-pooling, where it is
     wanted, follows the last ReLU (Clark et al. 2025). Layer norms are over [C, H, W] at the end of each sequence;
-    spectral norms are of the residual blocks' convolutions. Raises `ConfigError` where the observation is not an image.
+    spectral norms are of the residual blocks' convolutions; `dtype` as of `Cnn`. Raises `ConfigError` where the
+    observation is not an image.
     """
 
-    def __init__(self, spec: ObsSpec, config: ImpalaConfig) -> None:
+    def __init__(self, spec: ObsSpec, config: ImpalaConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        self._dtype = dtype
         shapes = impala_shapes(spec, config)
         self.features = prod(shapes[-1])
         self._colored = len(spec.frame_shape) == 3
         self._pool = config.pool
-        inner = SpectralConv2d if config.spectral_norm else nn.Conv2d
+        inner = SpectralConv2d if config.spectral_norm else Convolution
         sequences = []
         for i, (before, after) in enumerate(pairwise(shapes[: len(config.channels) + 1])):
             channels = after[0]
             sequence = nn.Sequential(
-                (nn.Conv2d if i > 0 else _first(spec))(before[0], channels, 3, padding=1),
+                (Convolution if i > 0 else _first(spec))(before[0], channels, 3, padding=1),
                 nn.MaxPool2d(3, 2, padding=1),
                 Residual(channels, inner),
                 Residual(channels, inner),
@@ -121,17 +128,24 @@ class Impala(Torso):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Features of a batch of observations."""
-        x = F.relu(self.sequences(_pictures(obs, self._colored)))
-        return (x if self._pool is None else F.adaptive_max_pool2d(x, self._pool)).flatten(1)
+        x = F.relu(self.sequences(_pictures(obs, self._colored, self._dtype)))
+        return (x if self._pool is None else F.adaptive_max_pool2d(x, self._pool)).flatten(1).to(torch.float32)
 
 
-def _first(spec: ObsSpec) -> type[nn.Conv2d]:
+def _first(spec: ObsSpec) -> type[Convolution]:
     """The convolution that pixels go into."""
-    return PixelConv2d if spec.dtype == "uint8" else nn.Conv2d
+    return PixelConv2d if spec.dtype == "uint8" else Convolution
 
 
-def _pictures(obs: Tensor, colored: bool) -> Tensor:
-    """obs [B, (stack,) H, W(, C)] as float32 [B, (stack) (C), H, W]."""
+def _pictures(obs: Tensor, colored: bool, dtype: torch.dtype) -> Tensor:
+    """obs [B, (stack,) H, W(, C)] as [B, (stack) (C), H, W] of `dtype`."""
     if colored:
         obs = obs.movedim(-1, -3)  # [B, (stack,) C, H, W]
-    return obs.reshape(len(obs), -1, *obs.shape[-2:]).to(torch.float32, memory_format=torch.channels_last)
+    pictures = obs.reshape(len(obs), -1, *obs.shape[-2:])
+    if colored or pictures.device.type != "cpu":
+        return pictures.contiguous(memory_format=torch.channels_last).to(dtype)
+    # of a stack of planes: one after the other in its place, for half the time of moving all at once
+    ordered = torch.empty(pictures.shape, memory_format=torch.channels_last, device=pictures.device)
+    for channel in range(pictures.shape[1]):
+        ordered[:, channel].copy_(pictures[:, channel])
+    return ordered.to(dtype)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dqn_cli.types import ObsSpec
 
 Ids = NDArray[np.int64]
+Stack = tuple[int, ...]  # the ids of an observation's frames, oldest first
 
 
 class Ring(NamedTuple):
@@ -29,14 +30,14 @@ class Ring(NamedTuple):
         return self.storage[:1].nbytes
 
 
-def first_stack(first: Ids, stack: int) -> Ids:
-    """Ids `[E, stack]` at an episode's start, from its first frames `[E]`: the first frame, repeated."""
-    return first[:, None].repeat(stack, axis=1)
+def first_stack(first: int, stack: int) -> Stack:
+    """The ids at an episode's start: the first frame, repeated."""
+    return (first,) * stack
 
 
-def pushed_stack(stacks: Ids, newest: Ids) -> Ids:
-    """Ids `[E, stack]` one step later: the oldest frame leaves, the newest `[E]` enters at the end."""
-    return np.concatenate((stacks[:, 1:], newest[:, None]), axis=1)
+def pushed_stack(stack: Stack, newest: int) -> Stack:
+    """The ids one step later: the oldest frame leaves, the newest enters at the end."""
+    return (*stack[1:], newest)
 
 
 def ring_slots(first_id: int, count: int, size: int) -> slice | Ids:
@@ -60,20 +61,18 @@ class FrameRing:
 
     def __init__(self, frames: int, spec: ObsSpec) -> None:
         self.storage: NDArray[Any] = np.zeros((frames, *spec.frame_shape), spec.dtype)  # lazy: pages come with writes
-        self._stack = spec.stack
         self.next_id = 0
 
     def __len__(self) -> int:
         """Frames that fit."""
         return len(self.storage)
 
-    def append(self, frames: NDArray[Any]) -> Ids:
-        """Copy `[s, *frame_shape]` into the ring and return their ids `[s]`; s is at most the ring's length."""
+    def append(self, frames: NDArray[Any]) -> range:
+        """Copy `[s, *frame_shape]` into the ring and return their ids; s is at most the ring's length."""
         begin, self.next_id = self.next_id, self.next_id + len(frames)
         self.storage[ring_slots(begin, len(frames), len(self.storage))] = frames
-        return np.arange(begin, self.next_id)
+        return range(begin, self.next_id)
 
     def gather(self, ids: Ids) -> NDArray[Any]:
-        """Observations `[..., *obs_shape]` from ids `[..., stack]`, a copy. The ids must still be in the ring."""
-        slots = ids % len(self.storage)
-        return self.storage.take(slots if self._stack > 1 else slots[..., 0], axis=0)
+        """Frames `[..., *frame_shape]`, a copy. The ids `[...]` must still be in the ring."""
+        return self.storage.take(ids % len(self.storage), axis=0)

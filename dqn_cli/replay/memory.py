@@ -5,7 +5,8 @@ Returns are finished before a row is stored, so that a batch is a pure gather: r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from dqn_cli.errors import CheckpointError, ConfigError
-from dqn_cli.replay.frames import FrameRing, Ids, Ring, first_stack, lost, pushed_stack, ring_slots
-from dqn_cli.replay.n_step import NStepAccumulator, Rows
+from dqn_cli.replay.frames import FrameRing, Ids, Ring, first_stack, lost, pushed_stack
+from dqn_cli.replay.n_step import NStepAccumulator, Row
 from dqn_cli.replay.samplers import Prioritized, Sampler, Uniform
-from dqn_cli.replay.size import frames_kept, margin, replay_bytes, row_dtype
+from dqn_cli.replay.size import frames_kept, margin, replay_bytes, row_dtype, row_struct
 from dqn_cli.types import Batch, ObsSpec, StepResult
 
 SMALL = "memory."  # before the names in `small_state`
@@ -47,6 +48,7 @@ class ReplayMemory:
         # Several environments' rows are not sorted by their oldest frame: the row after the oldest may point to frames
         # up to a margin older. So a row retires while its frames are still there, a margin before they are overwritten.
         self._margin = margin(spec.stack, accumulator.n_step, accumulator.num_envs)
+        self._pack = row_struct(spec.stack).pack_into
         self._allocate()
 
     def _allocate(self) -> None:
@@ -55,7 +57,7 @@ class ReplayMemory:
         try:
             self._frames = FrameRing(frames_kept(self.capacity, spec, n_step, num_envs), spec)
             self._rows = np.zeros(self.capacity, row_dtype(spec.stack))
-            self._stacks = np.zeros((num_envs, spec.stack), np.int64)  # what each environment shows now
+            self._stacks = [(0,) * spec.stack] * num_envs  # what each environment shows now
             self._accumulator.allocate(spec.stack)
             self._sampler.allocate(self.capacity)
         except (MemoryError, ValueError) as error:  # ValueError: more than an array can ever index
@@ -66,41 +68,39 @@ class ReplayMemory:
                 f"replay.capacity={self.capacity} needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; "
                 "write a smaller capacity"
             ) from error
-        self._columns = {name: self._rows[name] for name in row_dtype(spec.stack).names or ()}
-        self._oldest_row = self._next_row = 0
+        self._row_bytes = self._rows.view(np.uint8).data
+        self._oldest_frame = self._rows["ids"][:, 0, 0].data  # of each row
+        self._live = range(0)  # the rows that can be sampled; a row's number grows for ever
 
     def __len__(self) -> int:
         """Live rows: those that can be sampled."""
-        return self._next_row - self._oldest_row
+        return len(self._live)
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated, equal to `replay_bytes`. The system hands them out only as they are written."""
-        own = self._frames.storage.nbytes + self._rows.nbytes + self._stacks.nbytes
+        own = self._frames.storage.nbytes + self._rows.nbytes + self._stack_ids().nbytes
         return own + self._accumulator.nbytes + self._sampler.nbytes
-
-    @property
-    def _live(self) -> range:
-        return range(self._oldest_row, self._next_row)
 
     def start(self, frame: NDArray[Any]) -> None:
         """The first frames `[E, *frame_shape]` of the run, before the first `append`."""
         assert self._frames.next_id == 0, "start comes once, before everything else"
-        self._stacks = first_stack(self._frames.append(frame), self._stacks.shape[1])
+        self._begin_episodes(range(len(self._stacks)), frame)
 
     def append(self, action: NDArray[np.integer[Any]], step: StepResult) -> int:
         """Store what the actions `[E]` led to; the number of rows that this finished."""
-        before, live = self._stacks, self._live
-        after = pushed_stack(before, self._frames.append(step.next_frame))
-        ended = step.terminated | step.truncated | step.first
-        rows = self._accumulator.push(before, action, self._clipped(step.reward), after, step.terminated, ended)
-        self._write(rows)
-        if np.count_nonzero(step.first):
-            after[step.first] = first_stack(self._frames.append(step.frame[step.first]), after.shape[1])
+        before = self._stacks
+        after = list(map(pushed_stack, before, self._frames.append(step.next_frame)))
+        # From here on by plain numbers: there are few environments, and NumPy takes as long for one as for hundreds.
+        terminated, truncated, first = step.terminated.tolist(), step.truncated.tolist(), step.first.tolist()
+        ended = list(map(or_, map(or_, terminated, truncated), first))
+        reward = self._clipped(step.reward.tolist())
+        rows = self._accumulator.push(before, action.tolist(), reward, after, terminated, ended)
         self._stacks = after
-        self._retire()
-        self._sampler.moved(live, self._live)
-        return len(rows.action)
+        if True in first:
+            self._begin_episodes([lane for lane, begins in enumerate(first) if begins], step.frame[step.first])
+        self._add(rows)
+        return len(rows)
 
     def sample(self, batch_size: int, steps: int = 0) -> Batch:
         """Transitions drawn with replacement from the live rows. Changes nothing but `rng`.
@@ -124,7 +124,7 @@ class ReplayMemory:
 
     def age(self, row: Ids) -> Ids:
         """Rows `[B]` stored since each of these: so many steps ago it came, as each step of a lane makes one row."""
-        return self._next_row - 1 - row
+        return self._live.stop - 1 - row
 
     def effective_size(self) -> float:
         """How many rows, drawn uniformly, would be repeated as often as the live ones are by this sampler."""
@@ -133,20 +133,17 @@ class ReplayMemory:
     def newest(self, count: int) -> Batch:
         """The last `count` rows in the order in which they were written."""
         assert count <= len(self), f"{count} rows wanted, {len(self)} are live"
-        return self._batch(np.arange(self._next_row - count, self._next_row))
+        return self._batch(np.arange(self._live.stop - count, self._live.stop))
 
     def cut(self, frame: NDArray[Any]) -> int:
         """Every episode ends here, as if truncated, and `frame [E, *frame_shape]` begin new ones: rows that this made.
 
         For environments that could not come back to where they were. Nothing reaches across the cut.
         """
-        live = self._live
         rows = self._accumulator.cut(self._stacks)
-        self._write(rows)
-        self._stacks = first_stack(self._frames.append(frame), self._stacks.shape[1])
-        self._retire()
-        self._sampler.moved(live, self._live)
-        return len(rows.action)
+        self._begin_episodes(range(len(self._stacks)), frame)
+        self._add(rows)
+        return len(rows)
 
     def check_valid(self) -> None:
         """Assert that every live row points to frames that are still there, in their order of time."""
@@ -156,13 +153,13 @@ class ReplayMemory:
         self._sampler.check_valid(self._live)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Everything but `rng`, as plain arrays (views, not copies): equal bytes mean equal memories."""
-        rows = {f"row.{name}": column for name, column in self._columns.items()}
+        """Everything but `rng`, as plain arrays, the large ones views: equal bytes mean equal memories."""
+        rows = {f"row.{name}": self._rows[name] for name in self._rows.dtype.names or ()}
         return {"frames": self._frames.storage, **rows, **self._small()}
 
     def rings(self) -> dict[str, Ring]:
         """What `state_dict` has of frames and rows: all that were not overwritten yet, also rows that retired."""
-        sizes = {"frames": (self._frames.storage, self._frames.next_id), "rows": (self._rows, self._next_row)}
+        sizes = {"frames": (self._frames.storage, self._frames.next_id), "rows": (self._rows, self._live.stop)}
         lanes = self._accumulator.num_envs
         return {name: Ring(ring, max(0, end - len(ring)), end, lanes) for name, (ring, end) in sizes.items()}
 
@@ -191,8 +188,8 @@ class ReplayMemory:
             raise CheckpointError(f"the replay memory of the checkpoint is not one: {error}") from error
 
     def _small(self) -> dict[str, NDArray[Any]]:
-        counters = np.array([self._frames.next_id, self._oldest_row, self._next_row])
-        own = {"stacks": self._stacks, "counters": counters}
+        counters = np.array([self._frames.next_id, self._live.start, self._live.stop])
+        own = {"stacks": self._stack_ids(), "counters": counters}
         return {**own, **self._accumulator.state_dict(), **self._sampler.state_dict()}
 
     def _load_small(self, small: Mapping[str, NDArray[Any]], num_actions: int) -> None:
@@ -211,11 +208,11 @@ class ReplayMemory:
             raise ValueError(f"{next_id} frames, rows {oldest_row} to {next_row}")
         if next_row - oldest_row > self.capacity:
             raise ValueError(f"{next_row - oldest_row} rows, its capacity is {self.capacity}")
-        self._frames.next_id, self._oldest_row, self._next_row = next_id, oldest_row, next_row
+        self._frames.next_id, self._live = next_id, range(oldest_row, next_row)
         reached = max(0, next_id - self._margin), next_id  # by what is not a row yet
         if lost(state["stacks"], *reached):
             raise ValueError("an environment shows a lost frame")
-        self._stacks = state["stacks"].copy()
+        self._stacks = [tuple(stack) for stack in state["stacks"].tolist()]
         self._accumulator.load(state, *reached, num_actions)
         self._sampler.load(state, self._live)
 
@@ -226,7 +223,7 @@ class ReplayMemory:
 
     def _row_fault(self, num_actions: int = MOST) -> str | None:
         """What is wrong with a live row."""
-        live = self._rows[np.arange(self._oldest_row, self._next_row) % self.capacity]
+        live = self._rows[np.arange(self._live.start, self._live.stop) % self.capacity]
         ids, action, discount = live["ids"], live["action"], live["discount"]
         oldest_frame = max(0, self._frames.next_id - len(self._frames))
         rules = {
@@ -240,34 +237,58 @@ class ReplayMemory:
         }
         return next((fault for fault, kept in rules.items() if not kept), None)
 
-    def _clipped(self, reward: NDArray[np.float64]) -> NDArray[np.float64]:
-        return reward if self._clip is None else np.minimum(np.maximum(reward, -self._clip), self._clip)
+    def _stack_ids(self) -> Ids:
+        return np.array(self._stacks, np.int64)
 
-    def _write(self, rows: Rows) -> None:
-        where = ring_slots(self._next_row, len(rows.action), self.capacity)
-        self._columns["ids"][where, 0] = rows.obs
-        self._columns["ids"][where, 1] = rows.next_obs
-        self._columns["action"][where] = rows.action
-        self._columns["reward"][where] = rows.reward
-        self._columns["discount"][where] = rows.discount
-        self._next_row += len(rows.action)
+    def _clipped(self, reward: list[float]) -> list[float]:
+        clip = self._clip
+        # NaN stays what it is: no comparison with it holds
+        return reward if clip is None else [clip if r > clip else -clip if r < -clip else r for r in reward]
 
-    def _retire(self) -> None:
-        self._oldest_row = max(self._oldest_row, self._next_row - self.capacity)
-        limit, oldest_frame = self._frames.next_id - len(self._frames) + self._margin, self._columns["ids"][:, 0, 0]
-        while self._oldest_row < self._next_row and oldest_frame[self._oldest_row % self.capacity] < limit:
-            self._oldest_row += 1
+    def _begin_episodes(self, lanes: Sequence[int], frame: NDArray[Any]) -> None:
+        """Episodes begin in `lanes`, with these frames `[len(lanes), *frame_shape]`."""
+        for lane, first in zip(lanes, self._frames.append(frame), strict=True):
+            self._stacks[lane] = first_stack(first, self._spec.stack)
+
+    def _add(self, rows: Sequence[Row]) -> None:
+        """Write new rows, retire others, and tell the sampler."""
+        before = self._live
+        buffer, size, capacity, pack = self._row_bytes, self._rows.itemsize, self.capacity, self._pack
+        for row, (obs, next_obs, action, reward, discount) in enumerate(rows, before.stop):
+            where = row % capacity * size
+            try:
+                pack(buffer, where, *obs, *next_obs, action, reward, discount)
+            except OverflowError:  # NumPy makes it infinite, and warns
+                pack(buffer, where, *obs, *next_obs, action, float(np.float32(reward)), discount)
+        self._live = self._retired(before.start, before.stop + len(rows))
+        self._sampler.moved(before, self._live)
+
+    def _retired(self, begin: int, end: int) -> range:
+        """The rows of [begin, end) that stay: as many as there is room for, and whose frames stay for a while."""
+        begin = max(begin, end - self.capacity)
+        limit = self._frames.next_id - len(self._frames) + self._margin
+        while begin < end and self._oldest_frame[begin % self.capacity] < limit:
+            begin += 1
+        return range(begin, end)
 
     def _batch(self, row: Ids, weight: torch.Tensor | None = None) -> Batch:
         rows = self._rows.take(row % self.capacity)
-        # One gather for both stacks of a row: the frames that they share come out of the cache the second time.
-        obs = torch.from_numpy(self._frames.gather(rows["ids"]))
+        obs, next_obs = self._observations(rows["ids"])
         return Batch(
-            obs=obs[:, 0],
+            obs=torch.from_numpy(obs),
             action=torch.from_numpy(rows["action"].astype(np.int64)),
             reward=torch.from_numpy(rows["reward"].copy()),
             discount=torch.from_numpy(rows["discount"].copy()),
-            next_obs=obs[:, 1],
+            next_obs=torch.from_numpy(next_obs),
             weight=weight,
             row=row,
         )
+
+    def _observations(self, ids: Ids) -> tuple[NDArray[Any], NDArray[Any]]:
+        """obs and next_obs of rows with ids `[B, 2, stack]`: copies, of one array where frames are in both."""
+        stack, n_step = self._spec.stack, self._accumulator.n_step
+        if n_step < stack and np.array_equal(ids[:, 0, n_step:], ids[:, 1, :-n_step]):  # no window was cut short
+            frames = self._frames.gather(np.concatenate((ids[:, 0], ids[:, 1, -n_step:]), axis=1))
+            return frames[:, :stack], frames[:, n_step:]
+        frames = self._frames.gather(ids if stack > 1 else ids[..., 0])
+        return frames[:, 0], frames[:, 1]

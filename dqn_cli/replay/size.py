@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ def row_dtype(stack: int) -> np.dtype[Any]:
     """One stored transition: the frame ids of obs and next_obs, and the three numbers of the n-step return."""
     fields = [("ids", "i8", (2, stack)), ("action", "i4"), ("reward", "f4"), ("discount", "f4")]
     return np.dtype(fields, align=True)
+
+
+def row_struct(stack: int) -> Struct:
+    """A row's bytes from its numbers, as `row_dtype` lays them out."""
+    return Struct(f"={2 * stack}qiff4x")
 
 
 def window_dtype(stack: int) -> np.dtype[Any]:

@@ -54,24 +54,33 @@ class SumTree:
     def set(self, slots: slice | Ids, priority: Priorities | float) -> None:
         """Give leaves their priorities, finite and 0 or more; where a slot comes twice, its last one counts."""
         self.leaves[slots] = priority
+        count = slots.stop - slots.start if isinstance(slots, slice) else len(slots)
         for families, parents in zip(self._families, self._levels[1:], strict=True):
-            if isinstance(slots, slice):
+            if len(families) <= count:  # cheaper than to pick out the ones that changed; the others' sums stay
+                slots = slice(0, len(families))
+            elif isinstance(slots, slice):
                 slots = slice(slots.start // FAN_OUT, -(-slots.stop // FAN_OUT))
             else:
                 slots = slots // FAN_OUT
-            parents[slots] = families[slots].sum(axis=1)
+            if isinstance(slots, slice):
+                np.add.reduce(families[slots], axis=1, out=parents[slots])
+            else:
+                parents[slots] = np.add.reduce(families.take(slots, axis=0), axis=1)
 
     def find(self, mass: Priorities) -> Ids:
         """For each mass `[n]`, in [0, total), the slot i with p_0 + .. + p_(i-1) <= mass < p_0 + .. + p_i.
 
         Never a leaf of priority 0, also where rounding makes a mass as large as a sum. Needs a total above 0.
         """
-        lines, node = np.arange(len(mass)), np.zeros(len(mass), np.int64)
+        lines, node = np.arange(0, len(mass) * FAN_OUT, FAN_OUT), np.zeros(len(mass), np.int64)
         for families in reversed(self._families):
-            upto = families[node].cumsum(axis=1)
+            if len(families) <= len(mass):  # high up there are few: each is added up once
+                upto = families.cumsum(axis=1).take(node, axis=0)
+            else:
+                upto = families.take(node, axis=0).cumsum(axis=1)
             mass = np.minimum(mass, np.nextafter(upto[:, -1], 0.0))
             child = (upto > mass[:, None]).argmax(axis=1)
-            mass = mass - upto[lines, child - 1] * (child > 0)
+            mass = mass - upto.take(lines + (child - 1)) * (child > 0)
             node = node * FAN_OUT + child
         return node
 

@@ -17,6 +17,7 @@ import stat
 import time
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from io import FileIO
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -252,17 +253,8 @@ class _Table:
         self._lines.append(",".join(map(_exact, values)) + "\n")
 
     def flush(self) -> None:
-        """Write the lines; where the disk is full halfway, take back the part that was written, and keep them."""
-        data = "".join(self._lines).encode("ascii")
-        with writing(self.path):
-            end = self._file.tell()
-            try:
-                while data:
-                    data = data[self._file.write(data) :]
-            except OSError:
-                self._file.truncate(end)
-                self._file.seek(end)
-                raise
+        """Write the lines; where the disk refuses, keep them."""
+        write_whole(self._file, self.path, "".join(self._lines).encode("ascii"))
         self._lines.clear()
 
     def sync(self) -> int:
@@ -275,6 +267,19 @@ class _Table:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def write_whole(file: FileIO, path: Path, data: bytes) -> None:
+    """Append `data`; where the disk is full halfway, take back the part that was written. Raises `StorageError`."""
+    with writing(path):
+        end = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(end)
+            file.seek(end)
+            raise
 
 
 def _header(name: str) -> str:

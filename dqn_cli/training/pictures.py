@@ -70,7 +70,7 @@ def heights_of(returns: Returns, action: int, edges: Curve) -> Curve:
     Between neighboring quantiles the return is taken to spread evenly, so that a column holds the mass between its
     edges, and no width needs to be chosen; this is then smoothed for the eye. Quantiles that cross are sorted.
     """
-    value = np.sort(returns.value[action])
+    value = np.sort(np.round(returns.value[action], 9))  # numbers next to 0 have no slopes between them
     if returns.mass is not None:
         nearest = np.searchsorted((value[1:] + value[:-1]) / 2, (edges[1:] + edges[:-1]) / 2)
         heights: Curve = returns.mass[action][nearest]

@@ -35,10 +35,12 @@ class Speed:
     threads: int
     step_seconds: float
     update_seconds: float
+    way: str = "by autograd"  # how updates are computed
+    compile_seconds: float = 0.0  # before the first of them
 
     def seconds(self, steps: int, updates: int) -> float:
         """How long so many of them take."""
-        return steps * self.step_seconds + updates * self.update_seconds
+        return self.compile_seconds + steps * self.step_seconds + updates * self.update_seconds
 
 
 class Stopwatch:

@@ -7,14 +7,16 @@ single bit whether the environments step meanwhile, in threads of their own, or 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dqn_cli.training.plan import Counters, Plan
 from dqn_cli.types import Batch, StepResult, UpdateResult
+
+if TYPE_CHECKING:  # plans are made without torch
+    from torch import Tensor
 
 
 class Envs(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dqn_cli.agent.learner import Learner, Method
+from dqn_cli.agent.gradient import Method
+from dqn_cli.agent.learner import Learner
 from dqn_cli.agent.optimizers import make_descent
 from dqn_cli.algorithm.losses import LOSSES
 from dqn_cli.algorithm.munchausen import Munchausen
@@ -58,6 +59,7 @@ def make(
     tau: float = 1.0,
     seed: int = 0,
     rng: torch.Generator | None = None,
+    fast: bool = True,
 ) -> Learner:
     """A learner whose weights follow from `seed`; so does what it draws, unless `rng` is given."""
     torch.manual_seed(seed)
@@ -69,6 +71,7 @@ def make(
         make_descent(optimizer, config, online, lr or constant(optimizer.lr)),
         rng or seeded(seed),
         tau,
+        fast,
     )
 
 

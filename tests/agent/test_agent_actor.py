@@ -100,6 +100,38 @@ def test_the_stream_moves_by_the_same_amount_whatever_happens(explorer, epsilon)
     assert rng.bit_generator.state == twin.bit_generator.state
 
 
+def test_epsilon_greedy_by_hand() -> None:
+    """Coins below epsilon explore, choice * A, rounded down, is the action; the first of equal values is taken."""
+    q = np.float32([[0, 1, 2, 3], [1, 1, 0, 0], [3, 2, 1, 0], [0, 0, 7, 7]])
+    coin, choice = [0.24, 0.25, 0.0, 0.99], [0.74, 0.6, 0.999, 0.0]
+    assert EpsilonGreedy(4).choose(0.25, coin, choice, lambda: q).tolist() == [2, 0, 3, 2]
+    coin = [0.49, 0.25, 0.124, 0.07]  # the epsilons are 1/2, 1/4, 1/8, 1/16
+    assert EpsilonGreedy(4, [1, 2, 3, 4]).choose(0.5, coin, choice, lambda: q).tolist() == [2, 0, 3, 2]
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 9])
+@pytest.mark.parametrize("powered", [False, True])
+def test_epsilon_greedy_is_its_naive_twin(num_envs, powered) -> None:
+    rng, powers = np.random.default_rng(5), np.linspace(1.0, 8.0, num_envs) if powered else None
+    explorer = EpsilonGreedy(3, powers)
+    for level in (0.0, 0.1, 0.6, 1.0) * 50:
+        q, (coin, choice) = rng.normal(size=(num_envs, 3)).astype(np.float32), rng.random((2, num_envs))
+        epsilon = level if powers is None else level**powers
+        expected = np.where(coin < epsilon, (choice * 3).astype(np.int64), q.argmax(1))
+        action = explorer.choose(level, coin.tolist(), choice.tolist(), lambda q=q: q)
+        assert action.dtype == np.int64
+        assert action.tolist() == expected.tolist()
+
+
+def test_coins_are_drawn_before_choices() -> None:
+    """Of all environments: what is drawn first decides who explores."""
+    actor, twin = make(Refuses(), num_actions=7, seed=3), np.random.default_rng(3)
+    for _ in range(20):
+        action = actor.act(np.zeros((4, 3), np.float32), np.zeros(4, bool), 1.0)
+        _, choice = twin.random((2, 4))
+        assert action.tolist() == (choice * 7).astype(int).tolist()
+
+
 def test_frames_go_through_the_stack_even_when_every_action_is_random() -> None:
     stack = Recorder()
     actor = make(Refuses(), stack=stack)
@@ -141,9 +173,9 @@ def test_boltzmann_chooses_in_proportion_to_the_exponential_of_q(temperature) ->
 
 
 def test_boltzmann_survives_values_of_any_size_and_numbers_next_to_0_and_1() -> None:
-    q = torch.tensor([[1e30, 0.0, -1e30], [0.0, 0.0, 5e4], [-1e4, -1e4, -1e4]])
-    ends = Boltzmann().choose(1e-2, np.zeros(3), np.full(3, np.nextafter(1.0, 0.0)), lambda: q)
-    starts = Boltzmann().choose(1e-2, np.zeros(3), np.zeros(3), lambda: q)
+    q = np.float32([[1e30, 0.0, -1e30], [0.0, 0.0, 5e4], [-1e4, -1e4, -1e4]])
+    ends = Boltzmann().choose(1e-2, [0.0] * 3, [float(np.nextafter(1.0, 0.0))] * 3, lambda: q)
+    starts = Boltzmann().choose(1e-2, [0.0] * 3, [0.0] * 3, lambda: q)
     assert ends.tolist() == [0, 2, 2]
     assert starts.tolist() == [0, 2, 0]
 

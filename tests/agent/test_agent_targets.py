@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dqn_cli.agent.learner import Learner, Method
+from dqn_cli.agent.gradient import Method
+from dqn_cli.agent.learner import Learner
 from dqn_cli.agent.optimizers import Descent
 from dqn_cli.algorithm.losses import Error, mse
 from dqn_cli.algorithm.munchausen import Munchausen

@@ -80,6 +80,18 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
 
 
+def test_what_runs_nothing_does_not_wait_for_environments(tmp_path):
+    code = """
+import os, sys
+os.environ |= {"COMP_LINE": "dqn-train env=", "COMP_POINT": "14"}
+from dqn_cli.cli.main import train
+for line in ("--cfg job env=Pong", "--info searchpath", "-sc query=bash"):
+    assert train(line.split()) == 0, line
+assert not {"numpy", "gymnasium", "rich", "psutil"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
+
+
 def test_the_wheel_ships_the_configuration_inside_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {"conf": "dqn_cli/conf"}

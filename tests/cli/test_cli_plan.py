@@ -304,6 +304,7 @@ def test_the_time_follows_from_the_probe(trainer, capfd):
     rows = section(out, "time")
     assert rows["probe"] == "2 ms a step and 30 ms an update, on cpu with 1 thread, as busy as this machine is now"
     assert rows["expected"] == "17 min, evaluations not counted"  # 60,000 * 2 ms + 29,500 * 30 ms = 1005 s
+    assert rows["update"] == "by autograd"
     # twice 12 * 24 * 500 steps of 2 ms: 20 episodes on 8 lanes are 3 rounds
     assert rows["evaluations"].startswith("at most about 10 min: ")
     sys.modules["dqn_cli.build"].probe = lambda config: Speed("cpu", 2, 0.002, 0.0)
@@ -312,6 +313,15 @@ def test_the_time_follows_from_the_probe(trainer, capfd):
     assert section(out, "time")["probe"].startswith("2 ms a step, learning included, on cpu with 2 threads, ")
     assert list(Path().iterdir()) == []
     assert trainer.runs == []
+
+
+def test_the_time_that_compiling_takes_is_shown_and_counted(trainer, capfd):
+    speed = Speed("cpu", 1, 0.002, 0.03, "compiled", 65)
+    sys.modules["dqn_cli.build"].probe = lambda config: speed
+    assert plan(["env=CartPole"]) == 0
+    rows = section(capfd.readouterr()[0], "time")
+    assert rows["update"] == "compiled, after 65 s of compiling"
+    assert rows["expected"] == "18 min, evaluations not counted"  # 1005 s, and 65 s
 
 
 def test_without_a_probe_nothing_says_how_long_it_takes(shown):

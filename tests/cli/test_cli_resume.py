@@ -275,6 +275,7 @@ CHOICE = {"loss": "mse", "logger": "csv", "variant.target_unit": "updates", "var
     "network.head": "dueling",
     "exploration.schedule": "constant",
     "optimizer.lr_schedule": "linear",
+    "precision": "bf16",
 }
 
 

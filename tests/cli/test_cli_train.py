@@ -5,9 +5,14 @@ import re
 import sys
 from pathlib import Path
 
+import hydra._internal.hydra
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
-from dqn_cli.cli import hydra_app
+from dqn_cli.cli import hydra_app, job
 from dqn_cli.cli.main import train
 from dqn_cli.errors import (
     CheckpointError,
@@ -203,7 +208,7 @@ def test_a_bug_before_a_run(trainer, capfd, monkeypatch):
     def broken(*_):
         raise RuntimeError("oh")
 
-    monkeypatch.setattr(hydra_app, "load", broken)
+    monkeypatch.setattr(job, "load", broken)
     code, told = refused([], capfd)
     assert (code, told) == (
         1,
@@ -267,3 +272,51 @@ def test_every_user_error_has_a_code_of_its_own_meaning():
     codes = {cls.__name__: cls.exit_code for cls in UserError.__subclasses__()}
     assert codes["ConfigError"] == 2
     assert codes["Bug"] == 1
+
+
+@pytest.fixture
+def composed(monkeypatch, caplog):
+    """How often Hydra has merged the files of a configuration: to show them, it does so again, as hydra.verbose asks."""
+    caplog.set_level("WARNING", "hydra")
+    caplog.set_level("WARNING")
+    merged = []
+    merge = ConfigLoaderImpl._compose_config_from_defaults_list
+
+    def counting(self, **defaults):
+        merged.append(defaults)
+        return merge(self, **defaults)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", counting)
+    return merged
+
+
+def test_a_run_is_composed_once(trainer, composed):
+    assert train(["env=Taxi", "variant=qlearning", "seed=7"]) == 0
+    assert len(composed) == 1
+    ((config, _, _),) = trainer.runs
+    assert (config.env.id, config.seed) == ("Taxi-v4", 7)
+    assert Hydra is hydra._internal.hydra.Hydra
+
+
+def test_what_is_composed_once_is_what_hydra_composes(trainer, monkeypatch):
+    seen = []
+
+    def task(composed, asked=None):
+        seen.append((OmegaConf.to_yaml(composed), OmegaConf.to_yaml(HydraConfig.get())))
+
+    monkeypatch.setattr(job, "task", task)
+    line = ["env=FrozenLake", "hydra.run.dir=here", "optimizer.lr=1e-3"]
+    assert train(line) == 0
+    monkeypatch.setattr(hydra_app, "ComposingOnce", Hydra)
+    assert train(line) == 0
+    once, twice = seen
+    assert once == twice
+
+
+def test_a_file_may_make_a_sweep_of_it(trainer, tmp_path):
+    """As https://hydra.cc/docs/tutorials/basic/running_your_app/multi-run has it."""
+    file = tmp_path / "more" / "experiment" / "seeds.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper: {params: {seed: '1,2'}}\n")
+    assert train(["--config-dir", str(tmp_path / "more"), "experiment=seeds", "hydra.sweep.dir=sw"]) == 0
+    assert [config.seed for config, _, _ in trainer.runs] == [1, 2]

@@ -15,9 +15,11 @@ from dqn_cli.config import (
     MinatarConfig,
     MlpConfig,
     MunchausenConfig,
+    NatureCnnConfig,
     NoisyExplorationConfig,
     OnlineConfig,
     PerEnvConfig,
+    Precision,
     PrioritizedConfig,
     QlearningConfig,
     QuantileConfig,
@@ -75,6 +77,21 @@ def test_what_fits_is_left_alone_in_silence():
 
 
 @pytest.mark.parametrize(
+    "made",
+    [
+        config(compile=True),
+        config(compile=True, value=FqfConfig()),
+        config(fast_paths=False),
+        config(precision=Precision.bf16, network=NatureCnnConfig(spectral_norm=True)),
+        config(precision=Precision.bf16, compile=True, network=ImpalaConfig()),
+        minatar("Breakout", compile=True, network=MinatarCnnConfig(spectral_norm=True)),
+    ],
+)
+def test_every_way_of_computing_fits_where_there_is_something_to_compute(made):
+    assert settle(made, ()) == []
+
+
+@pytest.mark.parametrize(
     ("made", "typed_keys", "message"),
     [
         (config(discount=2), (), "discount=2 is not in"),
@@ -82,6 +99,15 @@ def test_what_fits_is_left_alone_in_silence():
         (config(device="cuda:x"), (), "device=cuda:x is not a device"),
         (config(threads="0"), (), "threads=0 is not a number of threads"),
         (config(threads="two"), (), "threads=two is not a number of threads"),
+        (config(precision=Precision.bf16), (), "precision=bf16 is for convolutions, network=mlp has none; remove it"),
+        (tabular(precision=Precision.bf16), (), "precision=bf16 is for convolutions, network=table has none"),
+        (config(compile=True, fast_paths=False), (), "compile=true contradicts fast_paths=false"),
+        (config(compile=True, value=ImplicitConfig()), (), "compile=true does not fit value=implicit"),
+        (
+            config(compile=True, network=NatureCnnConfig(spectral_norm=True)),
+            (),
+            "compile=true does not fit network.spectral_norm=true",
+        ),
         (config(num_envs=1001), (), "run.total_steps=1000 is less than one step of num_envs=1001"),
         (tabular(network=MlpConfig()), (), "network=mlp does not fit variant=qlearning.*; write network=table"),
         (tabular(replay=UniformConfig()), (), "replay=uniform does not fit variant=qlearning.*; write replay=online"),

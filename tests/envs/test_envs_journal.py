@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import closing
+from zlib import crc32
 
 import gymnasium
 import numpy as np
@@ -97,7 +98,12 @@ ATARI = {  # lanes, steps between seeds, moments after the first
     "pong, one lane": (PONG, 1, 50, [90, 120]),
     "lives": (AtariConfig(**{**vars(BREAKOUT), "life_loss": LifeLoss.terminal}), 1, 90, [230]),
     "lives end": (AtariConfig(**{**vars(BREAKOUT), "life_loss": LifeLoss.reset}), 4, 60, [80]),
-    "cropped": (AtariConfig(**{**vars(BREAKOUT), "preprocess": Preprocess.nips2013, "color": True}), 1, 20, [200]),
+    "cropped": (  # on all sides: what is kept of a screen does not lie in a row
+        AtariConfig(**{**vars(BREAKOUT), "preprocess": Preprocess.nips2013, "crop": [18, 4, 80, 70], "color": True}),
+        1,
+        20,
+        [200],
+    ),
     "other engine": (
         AtariConfig(**{**vars(BREAKOUT), "life_loss": LifeLoss.reset, "engine": Engine.gymnasium}),
         1,
@@ -189,6 +195,8 @@ def test_a_state_worked_by_hand(registered):
     state = lanes.state()
     assert state["lanes.actions"].tolist() == [[1, 1]] * 5
     assert state["lanes.actions"].dtype == np.uint8
+    seen = np.array([[1, 2, 3, 4, 501], [3, 4, 501, 502, 503]], np.float32)  # where an episode ends its last frame
+    assert state["lanes.checksum"].tolist() == [crc32(frames.tobytes()) for frames in seen]
     assert {
         name: array.tolist() for name, array in state.items() if name not in ("lanes.actions", "lanes.checksum")
     } == {

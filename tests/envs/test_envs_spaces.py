@@ -27,6 +27,7 @@ SPACES = {
     "box scalar": spaces.Box(-1, 1, (), np.float32),
     "bytes": spaces.Box(0, 255, (2, 4, 3), np.uint8),
     "bits": spaces.Box(0, 1, (2, 4, 3), bool),
+    "byte": spaces.Box(0, 255, (), np.uint8),
     "multi-discrete": spaces.MultiDiscrete([3, 1, 4]),
     "multi-discrete matrix": spaces.MultiDiscrete(np.array([[2, 3], [4, 2]]), start=np.array([[1, -1], [0, 5]])),
     "multi-binary": spaces.MultiBinary((2, 3)),

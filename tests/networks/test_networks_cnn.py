@@ -8,7 +8,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from dqn_cli.build import to_fast_layout
-from dqn_cli.config import Init, MinatarCnnConfig, NatureCnnConfig, NipsCnnConfig, Padding, ScalarConfig
+from dqn_cli.config import (
+    ImpalaConfig,
+    Init,
+    MinatarCnnConfig,
+    NatureCnnConfig,
+    NipsCnnConfig,
+    Padding,
+    Precision,
+    ScalarConfig,
+)
 from dqn_cli.errors import ConfigError
 from dqn_cli.networks.make import make_network
 from dqn_cli.networks.shapes import cnn_shapes, zeros
@@ -216,3 +225,38 @@ def test_a_layer_norm_comes_before_each_activation() -> None:
     linear, norm = network.head.hidden
     x = F.relu(F.layer_norm(linear(x.flatten(1)), (256,), norm.weight, norm.bias))
     torch.testing.assert_close(network(obs), network.head.output(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config", [NipsCnnConfig(layer_norm=True), NatureCnnConfig(spectral_norm=True), ImpalaConfig(units=8, pool=4)]
+)
+def test_convolutions_in_bfloat16_are_near_those_in_float32_and_weights_stay(config) -> None:
+    networks = []
+    for precision in (Precision.fp32, Precision.bf16):
+        torch.manual_seed(0)
+        networks.append(make_network(config, ScalarConfig(), ATARI, 6, precision))
+    exact, coarse = networks
+    obs = torch.randint(0, 256, (4, *ATARI.obs_shape), dtype=torch.uint8)
+    features = [network.features(obs) for network in networks]
+    assert all(x.dtype == torch.float32 for x in features)
+    off = (features[0] - features[1]).abs().max() / features[0].abs().max()
+    assert 0 < off < 0.03  # 8 bits of mantissa
+    for network in networks:
+        network(obs).square().sum().backward()
+    for (name, w), v in zip(coarse.named_parameters(), exact.parameters(), strict=True):
+        assert w.dtype == w.grad.dtype == torch.float32
+        assert torch.equal(w, v)
+        cosine = F.cosine_similarity(w.grad.flatten(), v.grad.flatten(), dim=0)
+        assert cosine > 0.98, name
+
+
+def test_features_in_bfloat16_are_those_of_rounded_numbers() -> None:
+    """One convolution whose sums are exact in float32: only its result is rounded."""
+    torso = Cnn(MINATAR, MinatarCnnConfig(), torch.bfloat16)
+    convolution = torso.convolutions[0]
+    with torch.no_grad():
+        convolution.weight.copy_(torch.randint(-8, 9, convolution.weight.shape) / 8)
+        convolution.bias.zero_()
+    cells = torch.rand(3, *MINATAR.obs_shape) < 0.4
+    x = F.conv2d(cells.float().movedim(-1, 1), convolution.weight)
+    assert torch.equal(torso(cells), x.to(torch.bfloat16).relu().float().flatten(1))

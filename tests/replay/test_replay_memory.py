@@ -118,6 +118,35 @@ def test_windows_that_are_open_are_not_rows_yet():
     assert memory.sample(2).action.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("n_step", [1, 2, 3, 4])
+def test_frames_that_both_stacks_show_are_gathered_once_unless_a_window_was_cut_short(n_step):
+    calm = [[Event.GOES_ON]] * 12
+    memory, _ = play(World(4, n_step, 20, calm), 0)
+    batch = memory.sample(8)
+    assert np.shares_memory(batch.obs.numpy(), batch.next_obs.numpy()) == (n_step < 4)
+    memory, _ = play(World(4, n_step, 20, [*calm, [Event.TERMINATED]]), 0)
+    batch = memory.newest(n_step)  # windows of n, n - 1, ... 1 steps
+    assert np.shares_memory(batch.obs.numpy(), batch.next_obs.numpy()) == (n_step == 1)
+    last = np.array([8, 9, 10, 11, 12, 13])[:, None] * np.array([1, -1])
+    for i, (obs, next_obs) in enumerate(zip(batch.obs.numpy(), batch.next_obs.numpy(), strict=True)):
+        np.testing.assert_array_equal(next_obs, last[-4:])
+        np.testing.assert_array_equal(obs[-1], last[-1 - n_step + i])
+
+
+def test_a_reward_beyond_float32_is_infinite_and_said():
+    memory = memory_of(World(1, 1, 10, CALM))
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        numbered(memory, 2, reward=-1e39)
+    assert memory.newest(2).reward.tolist() == [-np.inf, -np.inf]
+    assert memory.newest(2).action.tolist() == [0, 1]
+
+
+def test_clipping_does_not_make_a_number_of_what_is_none():
+    memory = memory_of(World(1, 1, 10, CALM), reward_clip=1.0)
+    numbered(memory, 1, reward=np.nan)
+    assert np.isnan(memory.newest(1).reward.item())
+
+
 def test_start_comes_once():
     memory = memory_of(World(1, 1, 10, CALM))
     numbered(memory, 1)
@@ -140,20 +169,18 @@ def test_check_valid_notices_rows_that_lead_nowhere():
 def test_frames_are_stored_once_and_found_by_id():
     ring = FrameRing(5, ObsSpec((2,), "int32", 3))
     frames = np.arange(16, dtype=np.int32).reshape(8, 2)
-    assert ring.append(frames[:3]).tolist() == [0, 1, 2]
-    assert ring.append(frames[3:7]).tolist() == [3, 4, 5, 6]  # wraps
-    assert ring.append(frames[7:]).tolist() == [7]
+    assert list(ring.append(frames[:3])) == [0, 1, 2]
+    assert list(ring.append(frames[3:7])) == [3, 4, 5, 6]  # wraps
+    assert list(ring.append(frames[7:])) == [7]
     ids = np.array([[[3, 4, 5], [4, 5, 6]], [[3, 3, 7], [5, 6, 7]]])
     np.testing.assert_array_equal(ring.gather(ids), frames[ids])
     assert ring.storage.shape == (5, 2)
 
 
 def test_a_stack_begins_with_its_first_frame_repeated():
-    stacks = first_stack(np.array([4, 9]), 3)
-    assert stacks.tolist() == [[4, 4, 4], [9, 9, 9]]
-    stacks = pushed_stack(pushed_stack(stacks, np.array([10, 11])), np.array([12, 13]))
-    assert stacks.tolist() == [[4, 10, 12], [9, 11, 13]]
-    assert pushed_stack(np.array([[4]]), np.array([5])).tolist() == [[5]]
+    assert first_stack(9, 3) == (9, 9, 9)
+    assert pushed_stack(pushed_stack((4, 4, 4), 10), 12) == (4, 10, 12)
+    assert pushed_stack((4,), 5) == (5,)
 
 
 @pytest.mark.parametrize("stack", [1, 3])

@@ -167,7 +167,7 @@ def test_rings_hold_what_was_not_overwritten(steps):
     assert rows.begin == max(0, rows.end - 60)
     assert frames.lanes == rows.lanes == 2
     if steps == 200:
-        assert rows.begin < memory._oldest_row  # some have retired, and are kept all the same
+        assert rows.begin < memory._live.start  # some have retired, and are kept all the same
     for number in range(frames.begin, frames.end):
         assert frames.storage[number % len(frames.storage)].tolist() == [number, -number]
 
@@ -340,24 +340,25 @@ def test_rows_that_are_not_there_cannot_be_drawn():
 )
 def test_rows_that_cannot_be_are_refused_where_they_are_live(field, value, match):
     memory, _ = lived(world_of(2, 3, 2), 70, temper=1.0)
-    rows, oldest = memory.rings()["rows"], memory._oldest_row
+    rows, oldest = memory.rings()["rows"], memory._live.start
     assert rows.begin < oldest
     memory._rows[field][rows.begin % 60] = value  # retired: nobody will ever look
     fresh = memory_of(world_of(2, 3, 2), sampler=sampler_of(True))
     fresh.load(memory.small_state(), copied(memory.rings()), ACTIONS)
     for row in (oldest, oldest + 7, rows.end - 1):
-        spoilt = deepcopy(memory)
-        spoilt._rows[field][row % 60] = value
-        refused(memory.small_state(), copied(spoilt.rings()), match)
+        spoilt = memory.rings()["rows"]._replace(storage=memory.rings()["rows"].storage.copy())
+        spoilt.storage[field][row % 60] = value
+        refused(memory.small_state(), copied({**memory.rings(), "rows": spoilt}), match)
 
 
 def test_the_environments_say_how_many_actions_there_are():
     memory, life = lived(world_of(2, 3, 2), 70)
     largest = max(row[1] for row in life.twin.rows[-len(memory) :])
-    memory.state_dict()["window.action"][...] = 0
+    small = memory.small_state()
+    small["memory.window.action"][...] = 0
     fresh = memory_of(world_of(2, 3, 2), sampler=sampler_of(True))
-    fresh.load(memory.small_state(), copied(memory.rings()), largest + 1)
-    refused(memory.small_state(), copied(memory.rings()), "action that there is not", num_actions=largest)
+    fresh.load(small, copied(memory.rings()), largest + 1)
+    refused(small, copied(memory.rings()), "action that there is not", num_actions=largest)
 
 
 def test_records_that_were_not_written_are_noticed():

@@ -42,7 +42,7 @@ def test_promised_bytes_are_the_allocated_bytes(spec, n_step, num_envs, capacity
     allocated, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert memory.nbytes == promised
-    assert promised <= allocated <= promised + 20_000  # the objects themselves
+    assert abs(allocated - promised) <= 20_000  # the objects themselves, and open windows as plain numbers
 
 
 @pytest.mark.parametrize(("n_step", "num_envs"), [(1, 1), (3, 1), (3, 64)])

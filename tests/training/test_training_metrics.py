@@ -1,5 +1,6 @@
 import csv
 import errno
+import io
 import os
 import random
 import re
@@ -12,13 +13,17 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as OpenTensorBoard
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dqn_cli.config import Logger
 from dqn_cli.errors import CheckpointError, StorageError
 from dqn_cli.training import metrics
 from dqn_cli.training.evaluator import Returns
-from dqn_cli.training.event_file import EventFile
+from dqn_cli.training.event_file import EventFile, crc32c, framed
 from dqn_cli.training.metrics import DETERMINISTIC, TIMING, X_AXIS, Metric, MetricsLog, glossary
 from dqn_cli.types import EpisodeStats
 
@@ -257,6 +262,30 @@ def test_tensorboard_has_hparams(tmp_path):
     assert values["network.hidden"].string_value == "[64, 64]"
     assert values["discount"].number_value == 0.99
     assert values["seed"].number_value == 3
+
+
+def test_hparams_are_those_of_tensorboards_own_writer(tmp_path):
+    values = {"on": True, "off": False, "steps": 3, "lr": 0.5, "env.id": "x", "none": "null"}
+    file = EventFile(tmp_path / "events", 0)
+    file.hparams(values)
+    file.close()
+    *_, event = LegacyEventFileLoader(str(tmp_path / "events")).Load()
+    (ours,), (own,) = event.summary.value, hparams_pb(values).value
+    start, other = (HParamsPluginData.FromString(value.metadata.plugin_data.content) for value in (ours, own))
+    assert abs(start.session_start_info.start_time_secs - other.session_start_info.start_time_secs) < 60
+    start.session_start_info.start_time_secs = other.session_start_info.start_time_secs
+    assert start == other
+    ours.metadata.plugin_data.content = own.metadata.plugin_data.content
+    assert ours == own
+
+
+def test_records_are_those_of_tensorboards_own_writer():
+    assert crc32c(b"123456789") == 0xE3069283  # the check value that every table of checksums gives
+    data = Event(step=7, file_version="é" * 300).SerializeToString()
+    for piece in (b"", b"\0", bytes(32), data):
+        file = io.BytesIO()
+        RecordWriter(file).write(piece)
+        assert framed(piece) == file.getvalue()
 
 
 def test_csv_alone_writes_no_events(tmp_path):
