@@ -39,7 +39,7 @@ from dqn_cli.config import (
     PrioritizedConfig,
     TdqnConfig,
 )
-from dqn_cli.device import GraphRecorder, generator, on_gpu, resolve, set_threads, slow_bfloat16
+from dqn_cli.device import GraphRecorder, generator, has_room, on_gpu, resolve, set_threads, slow_bfloat16
 from dqn_cli.envs.frame_stack import FrameStack
 from dqn_cli.envs.journal import JournaledLanes
 from dqn_cli.envs.lanes import Lanes, frame_skip_of, make_lanes, reseed_every_steps, whole_games
@@ -150,15 +150,18 @@ def acting_network(config: Config) -> str:
     return config.variant.act_with.value if isinstance(config.variant, TdqnConfig) else "online"
 
 
-def make_memory(config: Config, spec: ObsSpec, stream: Generator) -> ReplayMemory:
-    """Storage for transitions, frames stored once."""
+def make_memory(config: Config, spec: ObsSpec, stream: Generator, device: torch.device) -> ReplayMemory:
+    """Storage for transitions, frames stored once: on a GPU that learns too, if they fit."""
+    capacity = replay_capacity(config.replay, config.num_envs)
+    mirrored = config.fast_paths and on_gpu(device) and has_room(device, capacity * spec.frame_bytes)
     return ReplayMemory(
-        replay_capacity(config.replay, config.num_envs),
+        capacity,
         spec,
         NStepAccumulator(config.replay.n_step, config.discount, config.num_envs),
         stream,
         config.reward_clip,
         make_sampler(config),
+        device if mirrored else None,
     )
 
 
@@ -239,7 +242,7 @@ def make_parts(config: Config, stack: ExitStack, say: Callable[[str], None] = la
         explores,
     )
     streams: dict[str, Stream] = {"exploration": explores, "replay": samples, "update": updates, "acting": acts}
-    return Parts(device, threads, envs, frames, actor, make_memory(config, spec, samples), learner, streams)
+    return Parts(device, threads, envs, frames, actor, make_memory(config, spec, samples, device), learner, streams)
 
 
 def make_training_lanes(config: Config) -> JournaledLanes:

@@ -62,8 +62,8 @@ def slow_bfloat16(device: torch.device) -> str | None:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`; itself where it is there already."""
-    if batch.obs.device == device:
+    """The batch on `device`; itself where it is there already. A memory may have put together the observations there."""
+    if batch.obs.device == batch.action.device == device:
         return batch
     moved: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
     for name, value in moved.items():
@@ -75,6 +75,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def on_gpu(device: torch.device) -> bool:
     """Whether it is one whose work can be captured as a graph."""
     return device.type == "cuda"
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether `size` bytes fit on a GPU with half as much again to spare, which networks and their passes may want."""
+    return torch.cuda.mem_get_info(device)[0] > 1.5 * size
 
 
 class GraphRecorder:

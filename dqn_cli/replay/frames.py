@@ -76,3 +76,6 @@ class FrameRing:
     def gather(self, ids: Ids) -> NDArray[Any]:
         """Frames `[..., *frame_shape]`, a copy. The ids `[...]` must still be in the ring."""
         return self.storage.take(ids % len(self.storage), axis=0)
+
+    def filled(self) -> None:
+        """`storage` was written from elsewhere; nothing else has to know."""

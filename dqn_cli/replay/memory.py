@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dqn_cli.errors import CheckpointError, ConfigError
 from dqn_cli.replay.frames import FrameRing, Ids, Ring, first_stack, lost, pushed_stack
+from dqn_cli.replay.mirror import MirroredRing
 from dqn_cli.replay.n_step import NStepAccumulator, Row
 from dqn_cli.replay.samplers import Prioritized, Sampler, Uniform
 from dqn_cli.replay.size import frames_kept, margin, replay_bytes, row_dtype, row_struct
@@ -29,6 +30,7 @@ class ReplayMemory:
     """The newest `capacity` transitions of `accumulator.num_envs` environments, drawn by `sampler` with `rng`.
 
     Without a sampler all are drawn alike. Rewards are clipped to [-reward_clip, reward_clip] before they are summed.
+    With a `device` frames lie there too, and the observations of batches are put together there.
     Raises `ConfigError` where the memory cannot be allocated.
     """
 
@@ -40,8 +42,10 @@ class ReplayMemory:
         rng: np.random.Generator,
         reward_clip: float | None = None,
         sampler: Sampler | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.capacity = capacity
+        self._device = device
         self._spec = spec
         self._sampler: Sampler = Uniform() if sampler is None else sampler
         self._accumulator, self._rng, self._clip = accumulator, rng, reward_clip
@@ -55,7 +59,8 @@ class ReplayMemory:
         """Make room, and forget everything."""
         spec, n_step, num_envs = self._spec, self._accumulator.n_step, self._accumulator.num_envs
         try:
-            self._frames = FrameRing(frames_kept(self.capacity, spec, n_step, num_envs), spec)
+            frames = frames_kept(self.capacity, spec, n_step, num_envs)
+            self._frames = FrameRing(frames, spec) if self._device is None else MirroredRing(frames, spec, self._device)
             self._rows = np.zeros(self.capacity, row_dtype(spec.stack))
             self._stacks = [(0,) * spec.stack] * num_envs  # what each environment shows now
             self._accumulator.allocate(spec.stack)
@@ -179,6 +184,7 @@ class ReplayMemory:
         try:
             self._load_small(small, num_actions)
             fill(self.rings())
+            self._frames.filled()
             if fault := self._row_fault(num_actions) or self._frame_fault():
                 raise ValueError(fault)
         except (CheckpointError, ValueError) as error:
@@ -275,20 +281,24 @@ class ReplayMemory:
         rows = self._rows.take(row % self.capacity)
         obs, next_obs = self._observations(rows["ids"])
         return Batch(
-            obs=torch.from_numpy(obs),
+            obs=obs,
             action=torch.from_numpy(rows["action"].astype(np.int64)),
             reward=torch.from_numpy(rows["reward"].copy()),
             discount=torch.from_numpy(rows["discount"].copy()),
-            next_obs=torch.from_numpy(next_obs),
+            next_obs=next_obs,
             weight=weight,
             row=row,
         )
 
-    def _observations(self, ids: Ids) -> tuple[NDArray[Any], NDArray[Any]]:
-        """obs and next_obs of rows with ids `[B, 2, stack]`: copies, of one array where frames are in both."""
+    def _observations(self, ids: Ids) -> tuple[torch.Tensor, torch.Tensor]:
+        """obs and next_obs of rows with ids `[B, 2, stack]`: copies, of one tensor where frames are in both."""
         stack, n_step = self._spec.stack, self._accumulator.n_step
         if n_step < stack and np.array_equal(ids[:, 0, n_step:], ids[:, 1, :-n_step]):  # no window was cut short
-            frames = self._frames.gather(np.concatenate((ids[:, 0], ids[:, 1, -n_step:]), axis=1))
+            frames = self._gathered(np.concatenate((ids[:, 0], ids[:, 1, -n_step:]), axis=1))
             return frames[:, :stack], frames[:, n_step:]
-        frames = self._frames.gather(ids if stack > 1 else ids[..., 0])
+        frames = self._gathered(ids if stack > 1 else ids[..., 0])
         return frames[:, 0], frames[:, 1]
+
+    def _gathered(self, ids: Ids) -> torch.Tensor:
+        frames = self._frames.gather(ids)
+        return torch.from_numpy(frames) if isinstance(frames, np.ndarray) else frames

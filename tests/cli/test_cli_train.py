@@ -276,7 +276,7 @@ def test_every_user_error_has_a_code_of_its_own_meaning():
 
 @pytest.fixture
 def composed(monkeypatch, caplog):
-    """How often Hydra has merged the files of a configuration: to show them, it does so again, as hydra.verbose asks."""
+    """How often Hydra has merged a configuration; with hydra.verbose it does so again, to show what it did."""
     caplog.set_level("WARNING", "hydra")
     caplog.set_level("WARNING")
     merged = []

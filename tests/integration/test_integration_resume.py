@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from runs import DETERMINED, VARIETY, small
@@ -69,7 +70,7 @@ def left(config: Config, folder: Path) -> dict[str, bytes]:
             found[str(path.relative_to(folder))] = path.read_bytes()
     final = checkpoints.read(checkpoints.find(folder, "final"), loop=True)
     facts = describe(config.env)
-    memory = build.make_memory(config, facts.spec, np.random.default_rng())
+    memory = build.make_memory(config, facts.spec, np.random.default_rng(), torch.device("cpu"))
     store, segments = SegmentStore(folder / REPLAY_DIR), parse(final.segments)
     assert final.arrays is not None
     memory.load(below("memory.", final.arrays), lambda rings: store.load(segments, rings), facts.num_actions)

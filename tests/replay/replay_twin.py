@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
+import torch
 
 from dqn_cli.replay import size
 from dqn_cli.replay.memory import ReplayMemory
@@ -111,10 +112,14 @@ def spec_of(stack: int) -> ObsSpec:
 
 
 def memory_of(
-    world: World, seed: int = 0, reward_clip: float | None = None, sampler: Sampler | None = None
+    world: World,
+    seed: int = 0,
+    reward_clip: float | None = None,
+    sampler: Sampler | None = None,
+    device: torch.device | None = None,
 ) -> ReplayMemory:
     accumulator, rng = NStepAccumulator(world.n_step, world.discount, len(world.events[0])), np.random.default_rng(seed)
-    return ReplayMemory(world.capacity, spec_of(world.stack), accumulator, rng, reward_clip, sampler)
+    return ReplayMemory(world.capacity, spec_of(world.stack), accumulator, rng, reward_clip, sampler, device)
 
 
 def pixels(numbers: list[int]) -> np.ndarray:
