@@ -62,7 +62,7 @@ def slow_bfloat16(device: torch.device) -> str | None:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`; itself where it is there already. A memory may have put together the observations there."""
+    """The batch on `device`; itself where it is there already. Observations may have been put together there."""
     if batch.obs.device == batch.action.device == device:
         return batch
     moved: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}

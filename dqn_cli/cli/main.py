@@ -28,6 +28,16 @@ def plan(argv: Sequence[str] | None = None) -> int:
     return _guarded("dqn-plan", _plan, sys.argv[1:] if argv is None else [*argv])
 
 
+def report(argv: Sequence[str] | None = None) -> int:
+    """`dqn-report`: the exit code."""
+    return _guarded("dqn-report", _report, sys.argv[1:] if argv is None else [*argv])
+
+
+def compare(argv: Sequence[str] | None = None) -> int:
+    """`dqn-compare`: the exit code."""
+    return _guarded("dqn-compare", _compare, sys.argv[1:] if argv is None else [*argv])
+
+
 def _train(argv: list[str]) -> int:
     from dqn_cli.cli import help as texts
 
@@ -79,6 +89,18 @@ def _after(argv: list[str], *flags: str) -> list[str]:
 
 def _evaluate(argv: list[str]) -> int:
     from dqn_cli.cli.evaluate import main
+
+    return main(argv)
+
+
+def _report(argv: list[str]) -> int:
+    from dqn_cli.cli.report import main
+
+    return main(argv)
+
+
+def _compare(argv: list[str]) -> int:
+    from dqn_cli.cli.compare_runs import main
 
     return main(argv)
 

@@ -17,8 +17,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from ale_py import ALEInterface, LoggerMode, roms
-from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
@@ -81,6 +79,8 @@ def screen_of(config: AtariConfig) -> Screen:
 
 def registered_rom(env_id: str) -> str:
     """The name of the game's ROM, from its entry in Gymnasium's registry. Raises `ConfigError`."""
+    import ale_py  # noqa: F401  # which registers its games
+
     entry = gymnasium.registry.get(env_id)
     if not env_id.startswith("ALE/") or entry is None or "game" not in entry.kwargs:
         raise ConfigError(f"env.id={env_id} is not an Atari game of ale-py; dqn-train --list envs shows them")
@@ -89,6 +89,8 @@ def registered_rom(env_id: str) -> str:
 
 def rom_path(env_id: str) -> Path:
     """Where ale-py keeps the game's ROM. Raises `ConfigError`."""
+    from ale_py import roms
+
     path = roms.get_rom_path(registered_rom(env_id))
     if path is None:
         raise ConfigError(f"env.id={env_id}: this ale-py came without the game's ROM; install the one of PyPI")
@@ -109,6 +111,8 @@ def num_actions(config: AtariConfig) -> int:
 
 @cache  # a run is checked before its folder is made, and once more when it begins
 def _minimal_actions(rom: Path) -> int:
+    from ale_py import ALEInterface, LoggerMode
+
     ALEInterface.setLoggerMode(LoggerMode.Error)
     game = ALEInterface()
     game.loadROM(rom)
@@ -127,10 +131,12 @@ class AtariLanes:
     """
 
     def __init__(self, config: AtariConfig, num_envs: int, seed_of: SeedOf) -> None:
+        from ale_py.vector_env import AtariVectorEnv  # here, as other environments need not wait for it
+
         self._screen = screen_of(config)
         self.env_id, self.num_envs = config.id, num_envs
         self.spec = ObsSpec(self._screen.frame_shape, "uint8", config.frame_stack)
-        self._env = AtariVectorEnv(
+        self._env: AtariVectorEnv = AtariVectorEnv(
             registered_rom(config.id),
             num_envs,
             num_threads=max(1, min(num_envs, usable_cores() - 1)),

@@ -1,4 +1,4 @@
-"""Frames on the device that learns as well, so that a batch is put together there and only numbers of frames go over."""
+"""Frames on the device that learns as well: a batch is put together there, and only numbers of frames go over."""
 
 from __future__ import annotations
 

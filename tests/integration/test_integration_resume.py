@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import pytest
+import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 from runs import DETERMINED, VARIETY, small
 
