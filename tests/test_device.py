@@ -77,9 +77,9 @@ def test_threads(setting, count, convolutional) -> None:
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize(
     ("allowed", "physical", "convolutional", "count"),
-    [(8, 4, False, 1), (8, 4, True, 3), (2, 4, True, 1), (4, None, True, 3), (1, 1, True, 1)],
+    [(8, 4, False, 1), (8, 4, True, 4), (2, 4, True, 2), (4, None, True, 4), (1, 1, True, 1)],
 )
-def test_auto_gives_convolutions_all_but_one_of_the_physical_cores_that_are_allowed(
+def test_auto_gives_convolutions_the_physical_cores_that_are_allowed(
     monkeypatch, allowed, physical, convolutional, count
 ) -> None:
     monkeypatch.setattr(device, "usable_cores", lambda: allowed)
