@@ -154,15 +154,15 @@ def make_memory(config: Config, spec: ObsSpec, stream: Generator, device: torch.
     """Storage for transitions, frames stored once: on a GPU that learns too, if they fit."""
     capacity = replay_capacity(config.replay, config.num_envs)
     mirrored = config.fast_paths and on_gpu(device) and has_room(device, capacity * spec.frame_bytes)
-    return ReplayMemory(
-        capacity,
-        spec,
-        NStepAccumulator(config.replay.n_step, config.discount, config.num_envs),
-        stream,
-        config.reward_clip,
-        make_sampler(config),
-        device if mirrored else None,
-    )
+
+    def made(where: torch.device | None) -> ReplayMemory:
+        accumulator = NStepAccumulator(config.replay.n_step, config.discount, config.num_envs)
+        return ReplayMemory(capacity, spec, accumulator, stream, config.reward_clip, make_sampler(config), where)
+
+    try:
+        return made(device if mirrored else None)
+    except torch.OutOfMemoryError:
+        return made(None)
 
 
 def make_sampler(config: Config) -> Sampler:
@@ -300,6 +300,8 @@ def assemble(config: Config, run_dir: Path, stack: ExitStack, resume: Resume | N
     positions = None if resume is None else resume.found.positions
     metrics = stack.enter_context(closing(MetricsLog(run_dir, config.logger, frame_skip, positions)))
     watchdog = stack.enter_context(Watchdog(config.run.stall_s, run_dir, lambda: how_to_go_on(run_dir, watcher.saved)))
+    if config.compile:
+        vars(parts.learner.gradient)["pausing"] = watchdog.pausing
     refilled_at = 0 if restored is None else restored.refilled_at
     keeper = Keeper(
         CheckpointStore(run_dir, config.run.keep_checkpoints, snapshot.prune),

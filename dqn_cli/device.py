@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
+from numpy.typing import NDArray
 
 from dqn_cli.cores import usable_cores
 from dqn_cli.errors import ConfigError
@@ -21,8 +22,16 @@ T = TypeVar("T")
 def resolve(name: str, convolutional: bool) -> torch.device:
     """The device that `device=name` means: auto takes a GPU for convolutions, and the CPU for small MLPs.
 
-    Raises `ConfigError` for a device that does not exist here.
+    A GPU becomes the current one, whose streams and events are meant where none is named. Raises `ConfigError` for a
+    device that does not exist here.
     """
+    device = _resolved(name, convolutional)
+    if on_gpu(device):
+        torch.cuda.set_device(device)
+    return device
+
+
+def _resolved(name: str, convolutional: bool) -> torch.device:
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if name == "auto":  # an MLP's kernels are so short that launching them on a GPU takes longer than computing here
         return torch.device(gpus[0] if gpus and convolutional else "cpu")
@@ -127,6 +136,12 @@ class Fence:
         """Until the device is past it; at once before the first mark."""
         if self._event is not None:
             self._event.synchronize()
+
+
+def sent(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """A copy on `device` of an array, as it is now; nobody waits for what a GPU is still doing."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if on_gpu(device) else tensor.clone()
 
 
 def staging(like: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Compiled:
         self._programs: dict[tuple[object, ...], Program] = {}
         self._passes: list[ValueNetwork] = []  # which network each pass is through, in their order
         self._failed = False
+        self.pausing: Callable[[], AbstractContextManager[None]] = nullcontext  # entered while the compiler is at work
 
     @property
     def way(self) -> str:
@@ -73,7 +75,8 @@ class Compiled:
             return None
         begin, position = time.perf_counter(), self._rng.get_state()
         try:
-            program = self._programs[_form(numbers)] = self._compiled(numbers)
+            with self.pausing():
+                program = self._programs[_form(numbers)] = self._compiled(numbers)
         except Exception as error:  # whatever a compiler may raise: a run does not end for being slower
             self._failed = True
             reason = " ".join(str(error).split())[:160]
@@ -132,5 +135,5 @@ def _tensors(batch: Batch) -> list[Tensor]:
 
 
 def _form(numbers: list[Tensor]) -> tuple[object, ...]:
-    """What a program is made for: the batch's size, and whether it has weights."""
-    return len(numbers), len(numbers[1])
+    """What a program is made for: the batch's size, how its observations lie, and whether it has weights."""
+    return len(numbers), len(numbers[1]), numbers[0].stride(), numbers[4].stride()

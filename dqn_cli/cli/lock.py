@@ -52,11 +52,12 @@ def claimed(folder: Path) -> Iterator[None]:
 def is_held(folder: Path) -> bool:
     """Whether a process writes to `folder`."""
     try:
-        descriptor = os.open(folder / CLAIM, _FLAGS & ~os.O_CREAT)
+        # to be read, as it may be another user's
+        descriptor = os.open(folder / CLAIM, _FLAGS & ~(os.O_CREAT | os.O_RDWR) | os.O_RDONLY)
     except OSError:
         return False
     try:
-        return not _lock(descriptor)
+        return not _lock(descriptor, shared=True)
     finally:
         os.close(descriptor)
 
@@ -83,10 +84,10 @@ def _locked(folder: Path) -> int:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, shared: bool = False) -> bool:
     if fcntl is not None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
 import sys
 import textwrap
@@ -19,7 +20,7 @@ from dqn_cli.cli.lock import is_held
 from dqn_cli.config import check_ranges
 from dqn_cli.errors import CheckpointError, ConfigError
 from dqn_cli.study.settings import CompareConfig, ReportConfig
-from dqn_cli.study.texts import bounds, number, plural
+from dqn_cli.study.texts import bounds, clean, number, plural
 
 if TYPE_CHECKING:
     from dqn_cli.study.groups import Study
@@ -162,7 +163,7 @@ def _line(row: Row) -> str:
 
 
 def _from_here(folder: Path) -> str:
-    path = str(folder)
+    path = clean(str(folder), 4_096)
     return path if len(path) <= COLUMNS - 4 else f"...{path[-(COLUMNS - 7) :]}"
 
 
@@ -191,7 +192,7 @@ def _value(key: str, text: str, hint: Any) -> Any:
             raise ConfigError(f"{key}={text} is not true or false")
         return text == "true"
     if hint is int:
-        if not text.replace("_", "").isdecimal() or len(text) > 12:
+        if not re.fullmatch(r"[0-9]+(_[0-9]+)*", text) or len(text) > 12:
             raise ConfigError(f"{key}={text} is not a whole number")
         return int(text)
     if isinstance(hint, type) and issubclass(hint, StrEnum):

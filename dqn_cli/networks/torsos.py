@@ -77,10 +77,16 @@ class Cnn(Torso):
         last = len(self._zeros) - 1
         for i, (convolution, around) in enumerate(zip(self.convolutions, self._zeros, strict=True)):
             x = convolution(F.pad(x, around) if any(around) else x)
-            if i == last:  # before the ReLU, whose backward pass is slow where the layouts of its arguments differ
+            if i == last and not _watched():
+                # before the ReLU, whose backward pass is slow where the layouts of its arguments differ
                 x = x.flatten(1).to(torch.float32)
             x = F.relu(x, inplace=True)  # what a convolution or a norm makes, its backward pass does not need
-        return x
+        return x.flatten(1).to(torch.float32)
+
+
+def _watched() -> bool:
+    """Whether somebody looks at what activation functions return, and wants to see channels."""
+    return torch._C._len_torch_function_stack() > 0
 
 
 class Residual(nn.Module):

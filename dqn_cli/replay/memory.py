@@ -58,6 +58,7 @@ class ReplayMemory:
     def _allocate(self) -> None:
         """Make room, and forget everything."""
         spec, n_step, num_envs = self._spec, self._accumulator.n_step, self._accumulator.num_envs
+        vars(self).pop("_frames", None)  # before new ones are made: there may be no room for both
         try:
             frames = frames_kept(self.capacity, spec, n_step, num_envs)
             self._frames = FrameRing(frames, spec) if self._device is None else MirroredRing(frames, spec, self._device)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dqn_cli.device import sent
 from dqn_cli.replay.frames import FrameRing, Ids, ring_slots
 from dqn_cli.types import ObsSpec
 
@@ -27,14 +28,13 @@ class MirroredRing(FrameRing):
         begin = self.next_id
         ids = super().append(frames)
         slots = ring_slots(begin, len(frames), len(self.storage))
-        where: Any = slots if isinstance(slots, slice) else torch.from_numpy(slots).to(self._mirror.device)
-        # contiguous, since of other arrays torch would copy the whole base
-        self._mirror[where] = torch.from_numpy(np.ascontiguousarray(frames)).to(self._mirror.device)
+        where: Any = slots if isinstance(slots, slice) else sent(slots, self._mirror.device)
+        self._mirror[where] = sent(np.ascontiguousarray(frames), self._mirror.device)
         return ids
 
     def gather(self, ids: Ids) -> torch.Tensor:  # type: ignore[override]
         """As `FrameRing.gather`, but a tensor on the device."""
-        return self._mirror[torch.from_numpy(ids % len(self.storage)).to(self._mirror.device)]
+        return self._mirror[sent(ids % len(self.storage), self._mirror.device)]
 
     def filled(self) -> None:
         """Take over what was written into `storage` from elsewhere."""

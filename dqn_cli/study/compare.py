@@ -113,7 +113,7 @@ def _compared(env: str, a: Group, b: Group, aggregate: Aggregate, reps: int) -> 
     rows = tuple(row_of(group, aggregate, None, reps) for group in (a, b))
     once = [{seed for seed, times in Counter(run.seed for run in group.runs).items() if times == 1} for group in (a, b)]
     seeds = sorted(seed for seed in once[0] & once[1] if seed is not None)
-    paired = len(seeds) >= 2 and len(seeds) == min(a.n, b.n)
+    paired = len(seeds) >= 2 and len(seeds) == a.n == b.n
     at = [[next(i for i, run in enumerate(group.runs) if run.seed == seed) for seed in seeds] for group in (a, b)]
     pairs = (rows[0].final[at[0]], rows[1].final[at[1]])
     return Comparison(
@@ -154,6 +154,8 @@ def _judged(a: Floats, b: Floats, pairs: Sequence[Sequence[int]] | None, reps: i
 
 def _too_few(n: int, m: int, difference: Estimate) -> str:
     seen = f"B - A is {number(difference.value)} {bounds(difference.low, difference.high)}".rstrip()
+    if min(n, m) == 1:
+        return f"{seen}, but a single run is too few to tell it from noise. Run at least 4 seeds of each."
     least = statistics.smallest_p(n, m)
     return (
         f"{seen}, but n = {n} and {m} runs are too few to tell it from noise: even the clearest outcome has "

@@ -79,7 +79,8 @@ def _events(path: Path, notes: list[str]) -> Iterator[Any]:
         while len(header := file.read(12)) == 12:
             (length,) = struct.unpack_from("<Q", header)
             whole = struct.pack("<I", masked_crc32c(header[:8])) == header[8:]
-            if whole and MAX_RECORD_BYTES < length < MAX_BYTES:  # a picture, or a film
+            whole = whole and length < MAX_BYTES  # no file that is read is as long
+            if whole and length > MAX_RECORD_BYTES:  # a picture, or a film
                 file.seek(length + 4, os.SEEK_CUR)
                 continue
             data = file.read(length + 4) if whole else b""

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
 from operator import itemgetter
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
+from dqn_cli.config import Config
 from dqn_cli.errors import CheckpointError
 from dqn_cli.files import read_bytes, reading
 from dqn_cli.study import events
@@ -40,6 +41,8 @@ VIDEOS = (".mp4", ".webm", ".gif")
 COLUMNS = (Metric.EVAL_RETURN_MEAN, Metric.RETURN_MEAN, Metric.VALUE_ESTIMATE, Metric.VALUE_RETURN)
 _FINAL = re.compile(r"final-\d{9,18}")
 _ENDS = {"done": "finished", "failed": "failed", "interrupted": "interrupted"}  # in result.json -> in ours
+# of settings that belong to no group
+DEFAULTS = {f.name: f.default for f in fields(Config) if isinstance(f.default, str | int | float)}
 
 
 @dataclass(eq=False)
@@ -160,6 +163,8 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 def _configure(run: Run, config: dict[str, Any], manifest: dict[str, Any], result: dict[str, Any]) -> None:
     settings = dict(leaves(config))
+    if "env.id" in settings:  # a run of ours, from before there were all of today's settings
+        settings = {**dict(leaves(DEFAULTS)), **settings}
     if not settings and config:
         run.notes.append("the configuration is too large to be one")
     run.env = settings.pop("env.id", "")

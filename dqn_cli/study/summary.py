@@ -108,7 +108,7 @@ def summarize(study: Study, aggregate: Aggregate, threshold: str | None, reps: i
     summary = Summary(rows, thresholds)
     _compare_all(summary, study.labels, reps)
     _over_all(summary, study.labels, reps)
-    damaged = [f"{run.folder}: {run.notes[0]}" for run in study.runs if run.notes]
+    damaged = [f"{clean(str(run.folder), 4_096)}: {run.notes[0]}" for run in study.runs if run.notes]
     summary.notes += damaged[:MAX_NOTES]
     if len(damaged) > MAX_NOTES:
         summary.notes.append(f"damaged files in {len(damaged) - MAX_NOTES} more runs, see the page's table of runs")

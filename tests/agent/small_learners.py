@@ -28,6 +28,7 @@ from dqn_cli.networks.make import make_network
 from dqn_cli.schedules import Schedule, constant
 from dqn_cli.types import Batch, ObsSpec
 
+CPU = torch.device("cpu")
 SPEC = ObsSpec((4,), "float32")
 ACTIONS = 3
 BATCH = 8
@@ -60,14 +61,15 @@ def make(
     seed: int = 0,
     rng: torch.Generator | None = None,
     fast: bool = True,
+    device: torch.device = CPU,
 ) -> Learner:
     """A learner whose weights follow from `seed`; so does what it draws, unless `rng` is given."""
     torch.manual_seed(seed)
     config, optimizer = VALUES[value], optimizer or AdamConfig(lr=3e-3)
-    online = make_network(network or MlpConfig(hidden=[8, 6]), config, spec, ACTIONS)
+    online = make_network(network or MlpConfig(hidden=[8, 6]), config, spec, ACTIONS).to(device)
     return Learner(
         online,
-        Method(RULES[variant], make_value(config, LOSSES[loss], torch.device("cpu")), munchausen),
+        Method(RULES[variant], make_value(config, LOSSES[loss], device), munchausen),
         make_descent(optimizer, config, online, lr or constant(optimizer.lr)),
         rng or seeded(seed),
         tau,

@@ -10,7 +10,7 @@ from small_learners import BATCH, make, random_batch, seeded, state_of
 from torch import Tensor
 
 from dqn_cli.agent.captured import WARM_UP, Captured
-from dqn_cli.config import AdamConfig, MlpConfig, RmspropConfig
+from dqn_cli.config import AdamConfig, MlpConfig
 from dqn_cli.device import GraphRecorder
 from dqn_cli.schedules import linear
 from dqn_cli.types import Batch, UpdateResult
@@ -137,11 +137,10 @@ def test_a_graph_of_an_update_is_that_update(value, noisy):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("optimizer", [AdamConfig(lr=1e-3), RmspropConfig(lr=1e-3)], ids=["adam", "rmsprop"])
-def test_a_changed_learning_rate_reaches_the_graph(optimizer):
+def test_a_changed_learning_rate_reaches_the_graph():
     device = torch.device("cuda")
     rng = torch.Generator(device).manual_seed(0)
-    learner = make(optimizer=optimizer, rng=rng, device=device, lr=lambda step: 1e-3 if step < 10 else 0.0)
+    learner = make(optimizer=AdamConfig(lr=1e-3), rng=rng, device=device, lr=lambda step: 1e-3 if step < 10 else 0.0)
     learner.capture(GraphRecorder(rng), pytest.fail)
     for seed in range(10):
         learner.update(random_batch(seed), seed)

@@ -56,6 +56,12 @@ def test_a_seed_that_is_there_twice_is_no_pair(tmp_path):
     assert (found.seeds, found.paired) == ([1], False)
 
 
+def test_runs_without_a_partner_are_not_thrown_away(tmp_path):
+    (found,) = compared(runs(tmp_path, [1, 2], "a"), runs(tmp_path, [1, 2, 9], "b"))
+    assert not found.paired
+    assert found.final.difference.value == 4 - 1.5
+
+
 def test_too_few_runs_say_nothing(tmp_path):
     for n in (1, 2, 3):
         (found,) = compared(runs(tmp_path, [0.0] * n, "a"), runs(tmp_path, [100.0] * n, "b"))
