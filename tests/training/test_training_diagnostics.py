@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dqn_cli.config import MinatarCnnConfig, MlpConfig, NatureCnnConfig, ScalarConfig
 from dqn_cli.networks.layers import ACTIVATIONS
+from dqn_cli.networks.make import make_network
 from dqn_cli.training.diagnostics import TRANSITIONS, Activations, Diagnostics, dormant_share, relative_distance
-from dqn_cli.types import Batch
+from dqn_cli.types import Batch, ObsSpec
 
 
 class Learner:
@@ -155,3 +157,21 @@ def test_the_distance_of_equal_and_of_empty_networks_is_0() -> None:
         for w in network.parameters():
             w.zero_()
     assert relative_distance(network, network) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("config", "spec", "units"),
+    [
+        (NatureCnnConfig(), ObsSpec((84, 84), "uint8", 4), [32, 64, 64, 512]),
+        (MinatarCnnConfig(), ObsSpec((10, 10, 6), "bool"), [16, 128]),
+        (MlpConfig(hidden=[8, 6]), ObsSpec((4,), "float32"), [8, 6]),
+    ],
+    ids=["nature_cnn", "minatar_cnn", "mlp"],
+)
+def test_a_unit_of_a_convolution_is_a_channel_of_the_last_one_too(config, spec, units):
+    network = make_network(config, ScalarConfig(), spec, 3)
+    obs = torch.ones(2, *spec.obs_shape, dtype=getattr(torch, spec.dtype))
+    with torch.no_grad(), Activations() as activations:
+        seen = network(obs)
+    assert [len(magnitudes) for magnitudes in activations.magnitudes] == units
+    torch.testing.assert_close(seen, network(obs).detach())
