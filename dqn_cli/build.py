@@ -18,6 +18,7 @@ from dqn_cli.agent.gradient import Method
 from dqn_cli.agent.learner import Learner
 from dqn_cli.agent.optimizers import make_descent
 from dqn_cli.agent.policy import Policy
+from dqn_cli.agent.registered import Registered
 from dqn_cli.algorithm.losses import LOSSES
 from dqn_cli.algorithm.munchausen import Munchausen
 from dqn_cli.algorithm.rules import RULES
@@ -34,6 +35,7 @@ from dqn_cli.config import (
     MinatarCnnConfig,
     NetworkConfig,
     OnlineConfig,
+    OwnExplorationConfig,
     PerEnvConfig,
     Precision,
     PrioritizedConfig,
@@ -77,7 +79,7 @@ from dqn_cli.training.snapshot import Restored, Snapshot, Stream, refusing
 from dqn_cli.training.summary import RunSummary, shown
 from dqn_cli.training.trainer import Trainer, Watches
 from dqn_cli.training.watchdog import Watchdog
-from dqn_cli.training.watcher import Clock, Saving, Sinks, Watcher, past_of
+from dqn_cli.training.watcher import Clock, Saving, Sinks, Told, Watcher, nobody, past_of
 from dqn_cli.types import ObsSpec
 from dqn_cli.validate import plain, typed
 
@@ -142,6 +144,8 @@ def make_explorer(config: ExplorationConfig, num_actions: int, num_envs: int) ->
     """How training's actions deviate from the greedy ones."""
     if isinstance(config, BoltzmannConfig):
         return Boltzmann()
+    if isinstance(config, OwnExplorationConfig):
+        return Registered(config, num_actions, num_envs)
     return EpsilonGreedy(num_actions, ladder(num_envs, config.alpha) if isinstance(config, PerEnvConfig) else None)
 
 
@@ -286,7 +290,9 @@ def make_snapshot(config: Config, run_dir: Path, parts: Parts) -> Snapshot:
     return Snapshot(parts.envs, parts.stack, parts.memory, parts.learner, parts.streams, segments)
 
 
-def assemble(config: Config, run_dir: Path, stack: ExitStack, resume: Resume | None = None) -> Run:
+def assemble(
+    config: Config, run_dir: Path, stack: ExitStack, resume: Resume | None = None, evaluated: Told = nobody
+) -> Run:
     """Build every part of a run, and let each be as `resume` found it; what needs closing is left to `stack`."""
     if resume is not None:
         require_lanes(config, resume.found)
@@ -317,6 +323,7 @@ def assemble(config: Config, run_dir: Path, stack: ExitStack, resume: Resume | N
         Saving(keeper.periodic, keeper.best, keeper.final),
         Sinks(metrics, progress, make_schedules(config), Diagnostics(parts.learner, parts.memory, config.seed)),
         watchdog.beat,
+        evaluated,
     )
     trainer = parts.trainer(make_plan(config, refilled_at), watcher)
     if resume is not None and restored is not None:
@@ -397,14 +404,20 @@ def probe(config: Config) -> Speed:
 
 
 def train_run(
-    config: Config, run_dir: Path, overrides: list[str], command: list[str], resume: Resume | None = None
+    config: Config,
+    run_dir: Path,
+    overrides: list[str],
+    command: list[str],
+    resume: Resume | None = None,
+    evaluated: Told = nobody,
 ) -> RunSummary:
     """Train as configured and leave everything in `run_dir`, where `resume` says what is there already.
 
+    `evaluated` is told the steps and the mean return of each evaluation; what it raises ends the run there.
     Raises `Interrupted` after a signal, once a checkpoint is saved, and the other user errors as they occur.
     """
     with ExitStack() as stack:
-        run = assemble(config, run_dir, stack, resume)
+        run = assemble(config, run_dir, stack, resume, evaluated)
         watcher, metrics, device, threads = run.watcher, run.watcher.sinks.metrics, str(run.device), run.threads
         whole = plain(config)
         write_config(run_dir, whole)

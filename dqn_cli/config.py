@@ -292,6 +292,13 @@ class ImpalaConfig(ImageConfig):
 
 
 @dataclass(kw_only=True)
+class TorsoConfig(LayeredConfig):
+    """What networks have whose torso a module of the user's own makes (`plugins.py`)."""
+
+    units: int | None = knob(256, "of the fully connected layer; null: there is none", ge=1, le=65536)
+
+
+@dataclass(kw_only=True)
 class TableConfig(NetworkConfig):
     """A look-up table: one entry per state and action, for environments with discrete observations."""
 
@@ -485,6 +492,11 @@ class PerEnvConfig(ExplorationConfig):
 
 
 @dataclass(kw_only=True)
+class OwnExplorationConfig(ExplorationConfig):
+    """What explorations have that a module of the user's own registered (`plugins.py`)."""
+
+
+@dataclass(kw_only=True)
 class OptimizerConfig:
     """How gradients change the weights."""
 
@@ -578,6 +590,7 @@ class Config:
     reward_clip: float | None = knob(None, "learn from rewards clipped to [-c, c]; scores stay raw", gt=0)
     num_envs: int = knob(1, "parallel environments", ge=1, le=65_536)
     init_from: str | None = knob(None, "run or checkpoint whose weights to begin with")
+    plugin: str | None = knob(None, "Python module to import first, one that registers networks or explorations")
 
 
 @dataclass(kw_only=True)
@@ -594,6 +607,7 @@ class EvalConfig:
     render: str | None = knob(None, "human: watch in a window")
     video: str | None = knob(None, "FILE.mp4, .webm or .gif: film the episodes, with their Q-values; replaces the file")
     module: str | None = knob(None, "Python module that registers the environment; never imported unless written here")
+    plugin: str | None = knob(None, "Python module that registers the network or the exploration; the same")
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
     threads: str = knob("auto", "CPU threads of torch, auto or a number")
     out: str | None = knob(None, "folder for eval.json and episodes.csv; null: below the run folder")

@@ -36,6 +36,7 @@ from dqn_cli.config import (
     TableConfig,
     TargetUnit,
     TdqnConfig,
+    TorsoConfig,
     UniformConfig,
     check_ranges,
 )
@@ -172,6 +173,8 @@ def _layers(config: Config, typed_keys: Typed) -> None:
     if isinstance(network, MlpConfig) and not network.hidden:
         dead, because = ["network.layer_norm", "network.activation"], "network.hidden=[]: there is no hidden layer"
         _dead(dead, typed_keys, because, "write network.hidden=[64]")
+    if isinstance(network, TorsoConfig) and network.units is None:
+        _dead(["network.layer_norm"], typed_keys, "network.units=null", "write network.units=256")
     if isinstance(network, ImageConfig) and not has_normed_convolutions(network):
         because = f"network={network.name}, which has one convolution and spares the first"
         _dead(["network.spectral_norm"], typed_keys, because, "write another network")

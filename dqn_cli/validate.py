@@ -40,6 +40,18 @@ def _all_settings() -> dict[str, dict[str, Field[Any]]]:
 SETTINGS = _all_settings()
 
 
+def add_choice(group: str, name: str, cls: type) -> None:
+    """One more choice of a group, with its settings. Raises `ValueError` for a setting of another form elsewhere."""
+    own = {f"{group}.{f.name}": f for f in fields(cls) if f.metadata}
+    for key, f in own.items():
+        kinds = {_form(other) for other in [*SETTINGS.get(key, {}).values(), f]}
+        if len(kinds) > 1:
+            raise ValueError(f"{key} is a list elsewhere and not here, or the other way round; write another name")
+    CHOICES[group][name] = cls
+    for key, f in own.items():
+        SETTINGS.setdefault(key, {})[name] = f
+
+
 def typed(data: Mapping[str, Any]) -> Config:
     """Dataclasses, each group's chosen by its `name`, from plain data: Hydra's, or a checkpoint's JSON.
 
@@ -111,7 +123,13 @@ def _check_container(key: str, value: Any) -> None:
 
 
 def _container(key: str) -> str:
-    return str(next(iter(SETTINGS[key].values())).type).partition("[")[0]
+    return _form(next(iter(SETTINGS[key].values())))
+
+
+def _form(f: Field[Any]) -> str:
+    """list, dict, or the name of a type that is neither."""
+    form = str(f.type).partition("[")[0]
+    return form if form in ("list", "dict") else ""
 
 
 def _wrong_form(key: str, seen: str) -> ConfigError:

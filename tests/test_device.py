@@ -21,7 +21,9 @@ def gpus(monkeypatch):
     def pretend(count: int) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "set_device", pretend.current.append)
 
+    pretend.current = []
     return pretend
 
 
@@ -47,6 +49,8 @@ def _threads():
 def test_device_by_name(gpus, count, name, convolutional, expected) -> None:
     gpus(count)
     assert device.resolve(name, convolutional) == torch.device(expected)
+    # streams and events are the current device's where none is named
+    assert gpus.current == [torch.device(expected)] * expected.startswith("cuda")
 
 
 def test_mps_only_when_asked(monkeypatch, gpus) -> None:

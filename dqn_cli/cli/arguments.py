@@ -166,6 +166,8 @@ def _check_override(override: Override, sweeping: bool) -> None:
             continue
         if leaf == "name" and group in CHOICES:
             raise ConfigError(f"{key} is not a setting; write {group}=...")
+        if key in OWN_WORDS:  # which dqn-train has taken before
+            raise ConfigError(f"{text}: {key} is a word of dqn-train alone; remove it")
         if key in SECTIONS:
             raise ConfigError(f"{text}: {key} is a group of settings; write {key}.<setting>=...")
         check_key(key, {})

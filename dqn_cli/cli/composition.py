@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from dqn_cli import plugins
 from dqn_cli.config import Config
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import typed, wrong_value
@@ -48,8 +49,15 @@ def compose_job(master: DictConfig, words: list[str]) -> DictConfig:
     return cast(DictConfig, loader.load_sweep_config(master, words))
 
 
+def load_plugin(composed: DictConfig) -> None:
+    """Import what the user named, in a launcher's other processes too."""
+    module = composed.get(plugins.KEY)
+    plugins.load(None if module is None else str(module))
+
+
 def read(composed: DictConfig) -> Config:
     """The configuration that Hydra composed, as it was written: typed, but held against no rule. Raises user errors."""
+    load_plugin(composed)
     try:
         ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         data = OmegaConf.to_container(ours, resolve=True, enum_to_str=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import dqn_cli
+from dqn_cli import plugins
 from dqn_cli.cli import protocols
 from dqn_cli.cli.protocols import PROTOCOLS
 from dqn_cli.config import (
@@ -71,7 +72,6 @@ def usage() -> str:
         "Play episodes with the policy of a checkpoint, or of a run folder's best one, and write eval.json.",
         "",
         *settings,
-        "",
         "  dqn-eval runs/my_run select=final episodes=20 protocol=nature video=game.mp4",
     ]
     return "\n".join(lines)
@@ -155,11 +155,12 @@ def _default(f: Field[Any]) -> str:
 def trusted(data: Mapping[str, Any], source: Path) -> Config:
     """A run's configuration from data that nobody vouches for: valid, and with no module in its environment's id.
 
-    Raises `CheckpointError`, with `source` for where it comes from.
+    Raises `ConfigError` where a plugin has to be written; else `CheckpointError`, with `source` for where it is from.
     """
     from dqn_cli.settle import settle
     from dqn_cli.validate import typed
 
+    plugins.require(data)
     try:
         config = typed(data)
         settle(deepcopy(config), ())  # it may clip, and what was trained with counts
@@ -207,6 +208,8 @@ def _counted(episodes: int) -> Iterator[Callable[[int], None]]:
 
 def _evaluate(settings: EvalConfig, given: set[str]) -> None:
     """Find, read, play, print, write."""
+    plugins.forget()
+    plugins.load(settings.plugin)
     from dqn_cli.build import evaluate_checkpoint
     from dqn_cli.cli.eval_report import facts, result_folder, table, write_files
     from dqn_cli.envs.lanes import whole_games
@@ -217,6 +220,8 @@ def _evaluate(settings: EvalConfig, given: set[str]) -> None:
     if folder == path and "select" in given:
         raise ConfigError(f"select={settings.select} would do nothing, {path} is a checkpoint already; remove it")
     checkpoint = checkpoints.read(folder, optimizer=False)
+    if settings.plugin is not None and checkpoint.config.get(plugins.KEY) is None:
+        raise ConfigError(f"{plugins.KEY}={settings.plugin} would do nothing, the run has none; remove it")
     config = trusted_config(checkpoint, folder, settings.module)
     config.env = whole_games(_played(settings, config.env))
     if settings.epsilon is None:

@@ -13,7 +13,7 @@ from typing import Any
 import omegaconf
 
 import dqn_cli
-from dqn_cli.cli.paths import OWN_WORDS, WITHOUT, choices, conf_dir, in_short
+from dqn_cli.cli.paths import OWN_WORDS, WITHOUT, choices, file_of, in_short
 from dqn_cli.config import CHOICES, Range
 from dqn_cli.errors import ConfigError
 from dqn_cli.validate import ENV_KINDS, SETTINGS, check_key, suggestion
@@ -128,9 +128,9 @@ def _values(f: Field[Any]) -> str:
 
 def _about(group: str, name: str) -> str:
     """A choice in one line: its dataclass's docstring, else the comment at the head of its file."""
-    if group in CHOICES and group != "env":
+    if group != "env" and name in CHOICES.get(group, {}):
         return str(CHOICES[group][name].__doc__).splitlines()[0]
-    head = re.search(r"^# (?!@)(.*)$", (conf_dir() / group / f"{name}.yaml").read_text(), re.MULTILINE)
+    head = re.search(r"^# (?!@)(.*)$", file_of(group, name).read_text(), re.MULTILINE)
     return head[1] if head else ""
 
 
@@ -139,4 +139,5 @@ def _hanging(title: str, text: str, columns: int, width: int) -> str:
     first = title.ljust(width - 1) + " "
     rest = " " * width
     columns = max(columns, MIN_COLUMNS)
-    return textwrap.fill(text, columns, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    filled = textwrap.fill(text, columns, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return filled or title  # a user's own file may say nothing

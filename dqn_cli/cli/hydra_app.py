@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import hydra
 import hydra._internal.hydra
 from hydra._internal.hydra import Hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -26,8 +27,8 @@ from dqn_cli.cli import ablate
 from dqn_cli.cli.arguments import MULTIRUN, check, clean
 from dqn_cli.cli.composition import has_basic_sweeper, overrides_of
 from dqn_cli.cli.explain import Escaped, explain
-from dqn_cli.cli.paths import conf_dir, env_folder, job_folder, method_folder
-from dqn_cli.config import CHOICES, Config
+from dqn_cli.cli.paths import conf_dir, config_folders, env_folder, job_folder, method_folder
+from dqn_cli.config import CHOICES, Config, OwnExplorationConfig, TorsoConfig
 from dqn_cli.errors import ConfigError, Interrupted, StorageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def register() -> None:
     for group, choices in CHOICES.items():
         for name, cls in choices.items():
             store.store(group=f"schema/{group}", name=name, node=cls)
+            if issubclass(cls, (TorsoConfig, OwnExplorationConfig)):  # of a plugin: no file refers to the schema
+                store.store(group=group, name=name, node=cls)
     OmegaConf.register_new_resolver("env_folder", env_folder, replace=True)
     OmegaConf.register_new_resolver("method_folder", method_folder, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
@@ -53,6 +56,13 @@ class ComposingOnce(Hydra):
     """
 
     _seen: DictConfig | None = None
+
+    @classmethod
+    def create_main_hydra2(cls, task_name: str, config_search_path: ConfigSearchPath) -> Hydra:
+        """One that looks into the user's own folders too, after ours."""
+        for folder in config_folders():
+            config_search_path.prepend("dqn-cli", f"file://{folder}", anchor="schema")
+        return super().create_main_hydra2(task_name, config_search_path)
 
     def get_mode(self, config_name: str | None, overrides: list[str]) -> Any:
         """Whether the configuration says that it is a sweep; None where it says nothing, or cannot be composed so."""

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from dqn_cli.cli import frozen, sweep
 from dqn_cli.cli.arguments import typed_keys
-from dqn_cli.cli.composition import has_basic_sweeper, overrides_of, read
+from dqn_cli.cli.composition import has_basic_sweeper, load_plugin, overrides_of, read
 from dqn_cli.cli.explain import Escaped
 from dqn_cli.cli.lock import claimed
 from dqn_cli.cli.preflight import preflight
@@ -36,6 +36,8 @@ def train(way: Way, overrides: list[str], folder: Path, command: list[str]) -> f
     """Train in `folder` by this way, print the end of it; the metric."""
     for notice in way.notices:
         print(f"note: {notice}")
+    if way.again is not None:
+        print(way.again)
     if way.resume is not None:
         print(f"resumed    at step {way.resume.found.step:,} of {way.config.run.total_steps:,}")
     from dqn_cli.build import train_run  # torch is imported here: after every check that can do without
@@ -71,6 +73,7 @@ def task(composed: DictConfig, asked: Asked | None = None) -> float | None:
     folder, overrides = Path(hydra.runtime.output_dir), overrides_of(hydra)
     if hydra.mode == RunMode.MULTIRUN:
         try:
+            load_plugin(composed)
             return _sweep_job(composed, overrides, folder, hydra)
         except OSError as error:  # what tells of a job cannot be written, so that the next ones would be in vain
             raise Escaped(unwritable(error)) from error

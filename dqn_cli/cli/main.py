@@ -38,23 +38,39 @@ def compare(argv: Sequence[str] | None = None) -> int:
     return _guarded("dqn-compare", _compare, sys.argv[1:] if argv is None else [*argv])
 
 
-def _train(argv: list[str]) -> int:
-    from dqn_cli.cli import help as texts
+def tune(argv: Sequence[str] | None = None) -> int:
+    """`dqn-tune`: the exit code."""
+    return _guarded("dqn-tune", _tune, sys.argv[1:] if argv is None else [*argv])
 
+
+def _train(argv: list[str]) -> int:
+    from dqn_cli import plugins
+    from dqn_cli.cli import help as texts
+    from dqn_cli.cli.paths import take_folders
+
+    argv = take_folders(argv)
+    plugins.begin(argv)
     if _answered(argv, "dqn-train", texts.overview):
         return 0
-    from dqn_cli.cli import resume
+    from dqn_cli.cli import rerun, resume
     from dqn_cli.cli.hydra_app import launch
 
     words, asked = resume.take(argv)
+    words, again = rerun.take(words, asked)
+    if again is not None:
+        return rerun.run(again, words)
     if asked is not None and asked.folder != resume.AUTO:
         return resume.run(asked, words)
     return launch(words, asked)
 
 
 def _plan(argv: list[str]) -> int:
+    from dqn_cli import plugins
     from dqn_cli.cli import help as texts
+    from dqn_cli.cli.paths import take_folders
 
+    argv = take_folders(argv)
+    plugins.begin(argv)
     if _answered(argv, "dqn-plan", lambda: texts.PLAN_OVERVIEW):
         return 0
     from dqn_cli.cli.plan import main
@@ -101,6 +117,12 @@ def _report(argv: list[str]) -> int:
 
 def _compare(argv: list[str]) -> int:
     from dqn_cli.cli.compare_runs import main
+
+    return main(argv)
+
+
+def _tune(argv: list[str]) -> int:
+    from dqn_cli.cli.tune import main
 
     return main(argv)
 

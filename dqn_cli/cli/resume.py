@@ -68,7 +68,7 @@ def take(argv: Sequence[str]) -> tuple[list[str], Asked | None]:
 def _refuse_misspelt(key: str) -> None:
     if key in SETTINGS or key in CHOSEN or key in OWN_WORDS or key.startswith("-"):
         return
-    if near := get_close_matches(key, (KEY, ENV, OVERRIDE), n=1, cutoff=0.8):
+    if near := get_close_matches(key, (KEY, ENV, OVERRIDE, "rerun"), n=1, cutoff=0.8):
         raise ConfigError(f"unknown setting {key}; did you mean {near[0]}?")
 
 
@@ -89,14 +89,15 @@ def run(asked: Asked, words: Sequence[str]) -> int:
     module = str(values["env.module"]) if values.get("env.module") is not None else None
 
     def wanted(stored: Config) -> Config:
-        config = _changed(stored, overrides)
+        config = changed(stored, overrides)
         settle(deepcopy(config), typed_keys)  # nothing is clipped that is in use
         return config
 
     def choose() -> Way:
         return go_on(folder, asked, module, wanted)
 
-    carry_out(choose, [*words], folder, ["dqn-train", f"{KEY}={asked.folder}", *words])
+    how = [f"{ENV}={asked.env}"] if asked.env != VALUES[ENV][0] else []
+    carry_out(choose, [*words], folder, ["dqn-train", f"{KEY}={asked.folder}", *how, *words])
     return 0
 
 
@@ -117,18 +118,21 @@ def _overrides(asked: Asked, words: Sequence[str]) -> list[Override]:
             )
         if key in CHOSEN or key == "ablate":
             raise ConfigError(f"{resumed} takes its settings from the run; remove {word}")
+    return settings(words, f"{resumed} continues one run")
+
+
+def settings(words: Sequence[str], why: str) -> list[Override]:
+    """The words as settings of one run, checked one by one; `why` is what several values are told."""
     cleaned = clean(words)
     overrides = parse(cleaned)
     for override in overrides:
         if override.is_sweep_override():
-            raise ConfigError(
-                f"{override.input_line} lists several values, {resumed} continues one run; write one value"
-            )
+            raise ConfigError(f"{override.input_line} lists several values, {why}; write one value")
     check(cleaned)
     return overrides
 
 
-def _changed(stored: Config, overrides: Sequence[Override]) -> Config:
+def changed(stored: Config, overrides: Sequence[Override]) -> Config:
     """The stored configuration with what was typed in its place. Raises `ConfigError`."""
     data = plain(stored)
     for override in overrides:

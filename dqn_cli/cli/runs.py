@@ -49,25 +49,26 @@ def refuse_run(folder: Path, stands: Standing) -> ConfigError:
     return ConfigError(f"{seen}, stopped at step {stands.step:,}; continue it with dqn-train resume={shown(folder)}")
 
 
-def locate(text: str) -> tuple[Path, Standing]:
-    """The run folder that `resume=<text>` means. Raises `CheckpointError` where that is none."""
+def locate(text: str, key: str = "resume") -> tuple[Path, Standing]:
+    """The run folder that `resume=<text>`, or another `key`, means. Raises `CheckpointError` where that is none."""
     try:
         folder = Path(text).expanduser()
         found = "is a file" if folder.exists() and not folder.is_dir() else "does not exist"
     except (OSError, RuntimeError) as error:  # too long a name, no such home
-        raise CheckpointError(f"resume={text[:200]} cannot be read: {error}") from error
+        raise CheckpointError(f"{key}={text[:200]} cannot be read: {error}") from error
     if not folder.is_dir():
-        raise CheckpointError(f"resume={text} {found}; write a run folder of dqn-train")
+        raise CheckpointError(f"{key}={text} {found}; write a run folder of dqn-train")
     folder = folder.absolute()
     if _CHECKPOINT.fullmatch(folder.name) and folder.parent.name == CHECKPOINTS:
-        raise CheckpointError(f"resume={text} is a checkpoint; write its run: resume={shown(folder.parent.parent)}")
+        raise CheckpointError(f"{key}={text} is a checkpoint; write its run: {key}={shown(folder.parent.parent)}")
     stands = standing(folder)
     if stands is None and (folder / JOBS).is_file():
+        elsewhere = "" if key == "resume" else " with another hydra.sweep.dir"
         raise CheckpointError(
-            f"resume={text} is a sweep; write its own command again, or the folder of one of its jobs"
+            f"{key}={text} is a sweep; write its own command again{elsewhere}, or the folder of one of its jobs"
         )
     if stands is None:
-        raise CheckpointError(f"resume={text} holds no run; write a run folder of dqn-train")
+        raise CheckpointError(f"{key}={text} holds no run; write a run folder of dqn-train")
     refuse_links(folder)
     return folder, stands
 

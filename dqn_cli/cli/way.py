@@ -30,12 +30,16 @@ AUTO = Asked("auto")
 
 @dataclass(frozen=True)
 class Way:
-    """How a run begins, or goes on where there is `resume`; `finished` is why there is nothing left to do."""
+    """How a run begins, or goes on where there is `resume`; `finished` is why there is nothing left to do.
+
+    `again` is the line about a run that this one repeats.
+    """
 
     config: Config
     notices: list[str] = field(default_factory=list)
     resume: Resume | None = None
     finished: str | None = None
+    again: str | None = None
 
 
 def begin(folder: Path, written: Config, typed_keys: Typed) -> Way:
@@ -68,7 +72,7 @@ def go_on(folder: Path, asked: Asked, module: str | None, want: Callable[[Config
     """
     found = resuming.find(folder)
     stored = trusted(_configuration(folder) if found is None else found.config, folder)
-    _require_module(stored, module)
+    require_module(stored, module)
     config = want(stored)
     notices = compared(stored, config, asked.override)
     if found is None:
@@ -110,7 +114,8 @@ def _configuration(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _require_module(stored: Config, module: str | None) -> None:
+def require_module(stored: Config, module: str | None) -> None:
+    """Raise `ConfigError` where the environment comes from another module than the one that the user wrote."""
     own = stored.env.module if isinstance(stored.env, GymConfig) else None
     if own not in (None, module):
         raise ConfigError(

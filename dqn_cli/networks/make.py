@@ -20,6 +20,7 @@ from dqn_cli.config import (
     NetworkConfig,
     Precision,
     TableConfig,
+    TorsoConfig,
     ValueConfig,
 )
 from dqn_cli.networks.heads import Dueling, Stream
@@ -27,6 +28,7 @@ from dqn_cli.networks.implicit import ImplicitQNetwork
 from dqn_cli.networks.layers import ACTIVATIONS, Layers, glorot
 from dqn_cli.networks.noisy import NoisyLinear
 from dqn_cli.networks.q_network import QNetwork, Table, Torso, ValueNetwork
+from dqn_cli.networks.registered import Registered
 from dqn_cli.networks.shapes import outputs_of
 from dqn_cli.networks.torsos import Cnn, Impala, Mlp
 from dqn_cli.networks.wide import WideLinear
@@ -82,6 +84,8 @@ def _torso(config: LayeredConfig, spec: ObsSpec, layers: Layers, dtype: torch.dt
             return Cnn(spec, config, dtype), config.units
         case ImpalaConfig():
             return Impala(spec, config, dtype), config.units
+        case TorsoConfig():
+            return Registered(config, spec), config.units
         case _:
             raise TypeError(f"no network for {type(config).__name__}")
 

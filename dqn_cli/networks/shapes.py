@@ -1,4 +1,4 @@
-"""What shapes a network passes through and is made of, known without torch."""
+"""What shapes a network passes through and is made of, known without torch (but for a user's own)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from dqn_cli.config import (
     Padding,
     QuantileConfig,
     TableConfig,
+    TorsoConfig,
     ValueConfig,
 )
 from dqn_cli.errors import ConfigError
@@ -161,6 +162,10 @@ def _torso(config: LayeredConfig, spec: ObsSpec) -> tuple[list[Shape], int, int 
         for inputs, outputs in pairwise(widths):
             shapes += _hidden(config, inputs, outputs)
         return shapes, widths[-1], config.hidden[-1] if config.hidden else None
+    if isinstance(config, TorsoConfig):
+        from dqn_cli.networks.registered import measured  # torch, which the user's own code needs
+
+        return (*measured(config, spec), config.units)
     if not isinstance(config, (CnnConfig, ImpalaConfig)):
         raise TypeError(f"no shapes for {type(config).__name__}")
     for stage in _stages(config, spec):

@@ -147,8 +147,8 @@ def _pictures(obs: Tensor, colored: bool, dtype: torch.dtype) -> Tensor:
     """obs [B, (stack,) H, W(, C)] as [B, (stack) (C), H, W] of `dtype`."""
     if colored:
         obs = obs.movedim(-1, -3)  # [B, (stack,) C, H, W]
-    pictures = obs.reshape(len(obs), -1, *obs.shape[-2:])
-    if colored or pictures.device.type != "cpu":
+    pictures = obs.reshape(obs.shape[0], -1, *obs.shape[-2:])  # of len() an export would make a constant
+    if colored or pictures.device.type != "cpu" or torch.compiler.is_exporting():
         return pictures.contiguous(memory_format=torch.channels_last).to(dtype)
     # of a stack of planes: one after the other in its place, for half the time of moving all at once
     ordered = torch.empty(pictures.shape, memory_format=torch.channels_last, device=pictures.device)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -82,6 +82,64 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     """A run's manifest, as plain data that nobody vouches for. Raises `CheckpointError`."""
     path = run_dir / MANIFEST
     return strict_json(path, read_bytes(path, MAX_BYTES))
+
+
+def otherwise(manifest: Mapping[str, Any], device: str, threads: int) -> list[str]:
+    """What is not here as it was for the run of this manifest, which nobody vouches for: a line each.
+
+    Versions, processor, device, torch's threads, and the code as far as git tells. `device` and `threads` are those of
+    here. Then the stops of a run that went on in another way than it began.
+    """
+    now = {"versions": versions(), "hardware": {**hardware(), "device": device}, "threads": threads}
+    changed = [f"{name} was {before}, is {after}" for name, before, after in _changes(manifest, now)]
+    return [*changed, *_code(_dict(manifest.get("source")), source() or {}), *_stops(manifest)]
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    old, new = _circumstances(before), _circumstances(now)
+    yield from ((name, old.get(name, "not told"), value) for name, value in new.items() if old.get(name) != value)
+
+
+def _circumstances(data: Mapping[str, Any]) -> dict[str, str]:
+    found, machine = _dict(data.get("versions")), _dict(data.get("hardware"))
+    known = {name: found.get(name) for name in ("dqn-cli", "python", *PACKAGES)}  # others would be a stranger's
+    own = {"the CPU": machine.get("cpu"), "the device": machine.get("device"), "threads": data.get("threads")}
+    return {name: _printable(value) for name, value in {**known, **own}.items()}
+
+
+def _code(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    commits = [_printable(source.get("commit") or "unknown", 12) for source in (before, now)]
+    if commits[0] != commits[1]:
+        yield f"the git commit was {commits[0]}, is {commits[1]}"
+    if before.get("dirty"):
+        yield "the run's code had changes that no commit has"
+    if now.get("dirty"):
+        yield "the code here has changes that no commit has"
+
+
+def _stops(manifest: Mapping[str, Any]) -> Iterator[str]:
+    stops, began = manifest.get("resumed"), _words(manifest)
+    for stop in stops if isinstance(stops, list) else []:
+        entry = _dict(stop)
+        when = f"the run was resumed at step {_printable(entry.get('step'))}"
+        if words := [word for word in _words(entry) if word not in began and not word.startswith("resume=")]:
+            yield f"{when} with {_printable(' '.join(words), 200)}: its last settings hold from the start here"
+        if changed := [f"{name} {old} -> {new}" for name, old, new in _changes(manifest, entry)]:
+            yield f"{when} elsewhere: {', '.join(changed)}"
+
+
+def _words(entry: Mapping[str, Any]) -> list[str]:
+    command = entry.get("command")
+    return [str(word) for word in command[1:]] if isinstance(command, list) else []
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _printable(value: Any, letters: int = 80) -> str:
+    """What nobody vouches for, so that the terminal does not obey it."""
+    return "".join(letter for letter in str(value)[:letters] if letter.isprintable())
 
 
 def versions() -> dict[str, str | None]:

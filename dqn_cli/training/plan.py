@@ -14,6 +14,7 @@ from dqn_cli.config import (
     LrSchedule,
     NoisyExplorationConfig,
     OptimizerConfig,
+    OwnExplorationConfig,
     PerEnvConfig,
     PrioritizedConfig,
     RunConfig,
@@ -91,10 +92,12 @@ class Periods:
 
 
 def make_exploration(config: ExplorationConfig) -> Schedule:
-    """How much to explore, as a function of steps: epsilon, or Boltzmann's temperature."""
+    """What the explorer takes as its level, as a function of steps: epsilon, or Boltzmann's temperature."""
     match config:
         case BoltzmannConfig():
             return schedules.constant(config.temperature)
+        case OwnExplorationConfig():
+            return float  # the steps themselves: it has schedules of its own
         case PerEnvConfig():
             return schedules.constant(config.epsilon)
         case NoisyExplorationConfig():
@@ -108,8 +111,8 @@ def make_exploration(config: ExplorationConfig) -> Schedule:
 
 
 def make_epsilon(config: ExplorationConfig, num_envs: int) -> Schedule | None:
-    """Probability of a random action, on average over the environments; None where values decide how random."""
-    if isinstance(config, BoltzmannConfig):
+    """Probability of a random action, on average over the environments; None where it is not known."""
+    if isinstance(config, (BoltzmannConfig, OwnExplorationConfig)):
         return None
     if isinstance(config, PerEnvConfig):
         powers = ladder(num_envs, config.alpha)
@@ -131,7 +134,9 @@ def make_beta(config: PrioritizedConfig, total_steps: int) -> Schedule:
 def make_schedules(config: Config) -> dict[str, Schedule]:
     """What changes over a run, by the names of its columns in `metrics.csv`."""
     total, epsilon = config.run.total_steps, make_epsilon(config.exploration, config.num_envs)
-    schedules = {"temperature": make_exploration(config.exploration)} if epsilon is None else {"epsilon": epsilon}
+    schedules = {} if epsilon is None else {"epsilon": epsilon}
+    if isinstance(config.exploration, BoltzmannConfig):
+        schedules["temperature"] = make_exploration(config.exploration)
     schedules["lr"] = make_lr(config.optimizer, total)
     if isinstance(config.replay, PrioritizedConfig):
         schedules["beta"] = make_beta(config.replay, total)

@@ -34,6 +34,11 @@ class Evaluation:
 
 
 Save = Callable[[int, dict[str, Any], UpdateResult | None], object]
+Told = Callable[[int, float], None]  # steps, mean return
+
+
+def nobody(steps: int, mean: float) -> None:
+    """Who is told of evaluations where nobody asked."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class Watcher:
     """Called after every step of the loop; `finish` ends a run.
 
     While `stop` is entered, a signal ends the run at the next step; `beat` is called at each, also of an evaluation.
+    `evaluated` is told the steps and the mean return of each evaluation; what it raises ends the run there.
     """
 
     def __init__(
@@ -109,6 +115,7 @@ class Watcher:
         saving: Saving,
         sinks: Sinks,
         beat: Callable[[], None] = lambda: None,
+        evaluated: Told = nobody,
     ):
         self.best: Evaluation | None = None
         self.last: Evaluation | None = None
@@ -121,6 +128,7 @@ class Watcher:
         self._lengths: deque[int] = deque(maxlen=RECENT_EPISODES)
         self.stop = StopSignals()
         self._beat = beat
+        self._evaluated = evaluated
         self._now = Counters()
         self._seen = 0  # the step up to which everything that was due is done
         self._next_due = 0  # nothing but to look for signals before this step; 0: not known yet
@@ -148,6 +156,8 @@ class Watcher:
             evaluation = self._evaluate(result) if self._evaluation_due(before, now) else None
             if self._row_due(before, now):
                 self._log(result, evaluation)
+            if evaluation is not None:
+                self._evaluated(now, evaluation.mean)
             self._seen = now
             if self._row_due(now, 2 * now - before):
                 self.sinks.diagnostics.measure_distance()

@@ -26,6 +26,9 @@ class Trainer:
     def act(self, config, run_dir):
         return 10.0 + config.seed
 
+    def prepare(self, network, config):
+        return 1, "cpu"
+
     def train_run(self, config, run_dir, **rest):
         self.runs.append((config, run_dir, rest))
         metric = self.act(config, run_dir)
@@ -38,7 +41,7 @@ def trainer(monkeypatch, tmp_path):
     """Run `dqn-train` in an empty folder without training: everything up to it is real."""
     fake = Trainer()
     module = ModuleType("dqn_cli.build")
-    module.train_run = fake.train_run
+    module.train_run, module.prepare = fake.train_run, fake.prepare
     monkeypatch.setitem(sys.modules, "dqn_cli.build", module)
     monkeypatch.setattr(resuming, "find", find)
     monkeypatch.chdir(tmp_path)

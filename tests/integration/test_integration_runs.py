@@ -158,7 +158,7 @@ def test_every_knob_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for f in dataclasses.fields(cls)
         if (cls.__name__, f.name) not in reads and (f.name != "name" or cls in configs.CHOICES["variant"].values())
     }
-    assert missed == set()
+    assert missed == {"Config.plugin"}  # which is imported before there is a configuration
 
 
 @pytest.mark.parametrize(("num_envs", "n_step"), [(1, 1), (3, 1), (1, 3)])

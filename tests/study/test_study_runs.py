@@ -49,7 +49,15 @@ def test_a_configuration_may_be_in_its_own_file(tmp_path):
     (folder / "manifest.json").unlink()
     (folder / "config.yaml").write_text("env:\n  id: Taxi-v3\nseed: 2\noptimizer:\n  lr: 1.0e-05\n")
     (run,) = load([folder])
-    assert (run.env, run.seed, run.settings) == ("Taxi-v3", 2, {"optimizer.lr": "1e-05"})
+    assert (run.env, run.seed, run.settings["optimizer.lr"]) == ("Taxi-v3", 2, "1e-05")
+
+
+def test_a_run_from_before_a_setting_came_has_its_default(tmp_path):
+    folder = leave(tmp_path / "a")
+    (folder / "manifest.json").unlink()
+    (folder / "config.yaml").write_text("env:\n  id: Taxi-v3\nprecision: bf16\n")
+    (run,) = load([folder])
+    assert (run.settings["fast_paths"], run.settings["precision"]) == ("true", "bf16")
 
 
 def status(tmp_path, held=None):
